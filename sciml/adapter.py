@@ -1,0 +1,141 @@
+"""What a domain promises: read, encode, decode, advance and score one kind of data. No learned parameters; picklable.
+
+`Sample` is an ``xarray.Dataset`` with units: one training example, or an initial state. Link space is where a head's
+output lives (identity, log-rate, logit) in normalised units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
+from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
+
+Sample = xr.Dataset
+Arrays = Mapping[str, np.ndarray]
+
+
+class Windows(Protocol):
+    """The samples of one split, in a fixed order.
+
+    `draw`: whatever is random comes from `rng` (keyed by seed, epoch and index) or, where all samples of a batch must
+    agree (a horizon, hence a shape), from `batch_rng` (keyed by seed and micro-step). Deterministic windows ignore both.
+    """
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> Sample: ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """The domain's classical predictor, fitted once, never by gradient. Saved in the checkpoint with its provenance."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """JSON (including ``kind`` and provenance) and arrays from which ``restore`` makes an equal one."""
+        ...
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing an evaluation asks: these windows, `steps` rollout steps (0: the direct prediction of the targets).
+
+    block: that many consecutive windows are dependent (overlapping); intervals resample blocks of at least that many.
+    """
+
+    name: str
+    windows: Windows
+    steps: int = 0
+    block: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score per sample: lower is better unless `higher`; `null` is the value a model without knowledge gets."""
+
+    name: str
+    unit: str
+    reduction: str
+    higher: bool = False
+    null: float | None = None
+
+
+class DomainAdapter(Protocol):
+    """One domain. Frozen; `fit` returns a copy that also knows another data set.
+
+    name: the domain. differentiate: inputs that outputs are differentiated by (``("coord",)``: forces); the predictor
+    then tracks them. objective: name in ``sciml.objectives``.
+    """
+
+    name: str
+    differentiate: tuple[str, ...]
+    objective: str
+
+    @classmethod
+    def create(cls, config: Mapping[str, Any]) -> Self:
+        """From the recipe's section ``domains.<name>``, validated by the domain's own model."""
+        ...
+
+    def fit(self, store: Store) -> Self:
+        """Learn statistics and baseline of the store's training split (hyper-parameters on validation)."""
+        ...
+
+    def spec(self) -> TokenSpec:
+        """What the operator needs weights for: the union over the data sets fitted."""
+        ...
+
+    def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
+        """The split's samples; `train`: with the domain's augmentation and random leads or horizons."""
+        ...
+
+    def encode(self, sample: Sample) -> TokenBatch:
+        """A batch of one, with targets if the sample holds them."""
+        ...
+
+    def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
+        """Link-space predictions by head → physical units and coordinates, leading dimension ``sample``."""
+        ...
+
+    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
+        """Add heads that are derivatives of others (forces); most domains return `outputs` as it is."""
+        ...
+
+    def initial(self, sample: Sample) -> State:
+        """The state a rollout starts from."""
+        ...
+
+    def advance(self, state: State, outputs: Outputs) -> State:
+        """One step forward: torch only, differentiable, moves time by exactly dt."""
+        ...
+
+    def observe(self, state: State) -> xr.Dataset:
+        """The state in physical units and coordinates, leading dimension ``sample``, at its time."""
+        ...
+
+    def questions(self, store: Store, split: SplitName) -> list[Question]:
+        """What an evaluation of this domain asks by default."""
+        ...
+
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+        """Metric name → one value per sample. For rollouts both have a dimension ``step`` (1…steps) after sample."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """JSON and arrays that `restore` needs: config, statistics, baselines."""
+        ...
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self: ...

@@ -1,0 +1,60 @@
+"""Score a checkpoint beside its baselines, with intervals over independent blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sciml.cli import console
+
+COLUMNS = ("dataset", "question", "metric", "unit", "value", "baseline", "baseline_name", "ratio", "low", "high",
+           "blocks", "verdict")
+
+
+@click.command("evaluate")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", "store", required=True, metavar="STORE", help="Store to score on.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--max-windows", type=click.IntRange(min=1), help="At most so many windows a question.  [default: all]")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: the run's evaluation/DATASET.json.")
+@click.option("--json", "json_", is_flag=True, help="Print scores and curves as JSON.")
+def evaluate(checkpoint: Path, store: str, split: str, max_windows: int | None, out: Path | None, json_: bool) -> None:
+    """Score CHECKPOINT on STORE; every score stands beside the baseline's.
+
+    CHECKPOINT is a checkpoint folder, or a run folder. The scores are written to the run folder, where
+    `sciml report` reads them.
+    """
+    from sciml.checkpoint import load, resolve
+    from sciml.data.store import open_store
+    from sciml.evaluate import evaluate as score
+    from sciml.report.bench import write_json
+
+    opened = open_store(store)
+    with console.progress("evaluate") as progress:
+        result = score(load(checkpoint), opened, split, max_windows=max_windows, progress=progress)
+    run = run_of(resolve(checkpoint))
+    path = out or (None if run is None else run / "evaluation" / f"{opened.meta.dataset}.json")
+    if path is not None:
+        write_json(path, console.finite(result.json()))
+    if json_:
+        console.as_json(result.json())
+        return
+    rows: list[dict[str, Any]] = list(result.rows)
+    console.table(rows, [name for name in COLUMNS if any(row.get(name) is not None for row in rows)])
+    if path is not None:
+        click.echo(path)
+    console.next_command(f"sciml report {run}" if run is not None else f"sciml checkpoint inspect {checkpoint}")
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder a checkpoint folder belongs to, or None if it stands alone.
+
+    >>> run_of(Path("runs/demo/checkpoints/best")).as_posix(), run_of(Path("downloads/model"))
+    ('runs/demo', None)
+    """
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+
+
+PLUGIN = evaluate

@@ -1,0 +1,38 @@
+"""Step a checkpoint forward from the initial states of a store and stream the result to Zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sciml.cli import console
+
+
+@click.command("rollout")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--from", "store", required=True, metavar="STORE", help="Store that holds the initial states.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="OUT.zarr")
+@click.option("--steps", required=True, type=click.IntRange(min=1), help="How many steps.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--trajectories", type=click.IntRange(min=1), help="Only the first so many.  [default: all]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.zarr; otherwise a stopped rollout goes on.")
+def rollout(checkpoint: Path, store: str, out: Path, steps: int, split: str, trajectories: int | None,
+            overwrite: bool) -> None:
+    """Step CHECKPOINT forward from the initial states in STORE.
+
+    CHECKPOINT is a checkpoint folder, or a run folder. The result is written as it comes, in physical units and
+    coordinates, in constant memory; started again, a stopped rollout goes on where it was.
+    """
+    from sciml.checkpoint import load
+    from sciml.data.store import open_store
+    from sciml.rollout import rollout_to_zarr
+
+    with console.progress("rollout") as progress:
+        path = rollout_to_zarr(load(checkpoint), open_store(store), split, out, steps=steps,
+                               trajectories=trajectories, overwrite=overwrite, progress=progress)
+    click.echo(path)
+    console.next_command(f"sciml evaluate {checkpoint} --data {store}")
+
+
+PLUGIN = rollout

@@ -1,0 +1,118 @@
+"""Reading slices of a store's arrays through a bounded cache of decoded chunks."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml.data.guard import local_path
+
+if TYPE_CHECKING:
+    import zarr
+
+Layout = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+READ_BYTES = 16 << 20
+
+
+def zarr_store(url: str, *, read_only: bool) -> Any:
+    """The zarr storage object behind a local path or fsspec URL."""
+    from zarr.storage import FsspecStore, LocalStore
+
+    path = local_path(url)
+    return FsspecStore.from_url(url, read_only=read_only) if path is None else LocalStore(path, read_only=read_only)
+
+
+class ChunkReader:
+    """Slices of arrays ``(group, time, ...)`` or ``(group, ...)``; `layout` has their chunk and shard shapes.
+
+    What is cached is a column: all of space for one chunk of group and time. Columns that are missing and follow one
+    another are read in one call of at most about 16 MiB. Safe in threads; after a fork files are opened anew.
+    """
+
+    def __init__(self, url: str, layout: Layout, cache_bytes: int) -> None:
+        self.url, self.layout, self.cache_bytes = url, layout, cache_bytes
+        self.held = self.decoded = self.asked = 0
+        self._columns: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._arrays: dict[str, zarr.Array] = {}
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def constant(self, name: str, group: int) -> np.ndarray:
+        """``(...)`` of one group of an array without time."""
+        with self._unforked():
+            rows = self.layout[name][0][0]
+            row = group // rows
+            column = self._cached(name, row, 0)
+            if column is None:
+                column = self._keep((name, row, 0), np.asarray(self._array(name)[row * rows:(row + 1) * rows]))
+            values = np.array(column[group % rows])
+            self.asked += values.nbytes
+            return values
+
+    def evolving(self, name: str, group: int, start: int | None, stop: int | None) -> np.ndarray:
+        """``(stop - start, ...)`` of one group; raises `IndexError` outside the array."""
+        with self._unforked():
+            array = self._array(name)
+            length = array.shape[1]
+            start, stop = 0 if start is None else start, length if stop is None else stop
+            if not 0 <= start <= stop <= length:
+                raise IndexError(f"{self.url} {name}: time {start}:{stop} of {length}")
+            rows, span = self.layout[name][0][:2]
+            values = np.empty((stop - start, *array.shape[2:]), dtype=array.dtype)
+            index, last = start // span, -(-stop // span) if stop > start else 0
+            while index < last:
+                column = self._cached(name, group // rows, index)
+                for part in [column] if column is not None else self._read(name, group // rows, index, last):
+                    low, high = max(start, index * span), min(stop, (index + 1) * span)
+                    values[low - start:high - start] = part[group % rows, low - index * span:high - index * span]
+                    index += 1
+            self.asked += values.nbytes
+            return values
+
+    def _unforked(self) -> threading.Lock:
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+            self._arrays.clear()
+        return self._lock
+
+    def _array(self, name: str) -> zarr.Array:
+        if name not in self._arrays:
+            import zarr
+
+            group = zarr.open_group(zarr_store(self.url, read_only=True), mode="r", use_consolidated=True)
+            self._arrays[name] = group[name]
+        return self._arrays[name]
+
+    def _cached(self, name: str, row: int, index: int) -> np.ndarray | None:
+        column = self._columns.get((name, row, index))
+        if column is not None:
+            self._columns.move_to_end((name, row, index))
+        return column
+
+    def _read(self, name: str, row: int, index: int, last: int) -> list[np.ndarray]:
+        """The missing column `index` and the missing ones right after it, before `last`."""
+        array = self._array(name)
+        rows, span = self.layout[name][0][:2]
+        together = max(1, READ_BYTES // max(1, math.prod((rows, span, *array.shape[2:])) * array.dtype.itemsize))
+        stop = index + 1
+        while stop < min(last, index + together) and (name, row, stop) not in self._columns:
+            stop += 1
+        block = np.asarray(array[row * rows:(row + 1) * rows, index * span:stop * span])
+        if stop == index + 1:
+            return [self._keep((name, row, index), block)]
+        return [self._keep((name, row, i), block[:, (i - index) * span:(i + 1 - index) * span].copy())
+                for i in range(index, stop)]
+
+    def _keep(self, key: tuple[str, int, int], column: np.ndarray) -> np.ndarray:
+        self.decoded += column.nbytes
+        if column.nbytes <= self.cache_bytes:
+            self._columns[key] = column
+            self.held += column.nbytes
+            while self.held > self.cache_bytes:
+                self.held -= self._columns.popitem(last=False)[1].nbytes
+        return column

@@ -1,0 +1,177 @@
+"""PDEBench's HDF5 layouts (pdebench/PDEBench, Takamoto et al. 2022), told apart by content.
+
+- **scalar**: ``tensor (trajectory, time, x[, y[, z]])`` with ``x-coordinate``, ``t-coordinate``: state ``tensor``.
+- **cfd**: ``density``, ``pressure``, ``Vx``, ``Vy``, ``Vz`` of that shape: states, velocities ``velocity_x`` and so on.
+- **grouped**: ``0000/data (time, x[, y], channel)`` and ``0000/grid/{t, x, y}``: states ``data`` or ``data_0, data_1``.
+- **darcy**: ``nu (trajectory, x, y)`` and ``tensor (trajectory, 1, x, y)``: steady. No initial state is invented: the solution
+  is the state ``tensor`` on a time axis of length one (time 0), the coefficient the forcing ``nu (trajectory, x, y)``.
+
+``t-coordinate`` may have one entry more than there are frames (PDEBench writes the ends of all steps); the surplus last
+one is dropped. Numeric root attributes (``Nu``, ``beta``) are parameters. PDEBench states no units and no boundaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from sciml.data.files import head
+from sciml.data.readers import _lattice as lattice
+from sciml.data.readers._combine import combine, options_of
+from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
+from sciml.data.safety import HDF5_MAGIC, limits_of, open_hdf5
+from sciml.errors import InputError
+
+GROUP = "trajectory"
+SPACE = ("x", "y", "z")
+CFD = {"density": "density", "pressure": "pressure", "Vx": "velocity_x", "Vy": "velocity_y", "Vz": "velocity_z"}
+
+
+@dataclass(frozen=True)
+class PDEBench:
+    """Reads PDEBench's files; one trajectory (or seed) is one group."""
+
+    def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
+        if head(path, 8) != HDF5_MAGIC:
+            return None
+        with open_hdf5(path) as file:
+            if layout_of(file) is None:
+                return None
+        return guess(self.read([path], None), path, limit_bytes=limit_bytes)
+
+    def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
+        """State ``(trajectory, time, x[, y[, z]])``, forcing ``(trajectory, x, y)``, parameters, lazily."""
+        return combine([_read(str(path), options_of(source)) for path in paths], paths, source)
+
+
+PLUGIN = PDEBench()
+
+
+def layout_of(file: Any) -> str | None:
+    """``scalar``, ``cfd``, ``grouped``, ``darcy`` or None, from the names and ranks in a file."""
+    import h5py
+
+    def rank(name: str) -> int:
+        item = file.get(name)
+        return item.ndim if isinstance(item, h5py.Dataset) else 0
+
+    if "tensor" in file and "nu" in file and rank("tensor") - 1 == rank("nu") >= 2:
+        return "darcy"
+    if rank("tensor") >= 3:
+        return "scalar"
+    if "density" in file and "Vx" in file and rank("density") >= 3:
+        return "cfd"
+    groups = [name for name in file if isinstance(file[name], h5py.Group)]
+    if groups and all("data" in file[name] and "grid" in file[name] for name in groups):
+        return "grouped"
+    return None
+
+
+def _read(url: str, options: Mapping[str, Any]) -> xr.Dataset:
+    with open_hdf5(url, limits_of(options, url)) as file:
+        layout = layout_of(file)
+        if layout is None:
+            raise InputError(url, found=f"objects {', '.join(list(file)[:8])}", expected="a layout of PDEBench",
+                             fix="see docs/formats.md, or let sciml data sniff tell the format")
+        if layout == "grouped":
+            return _grouped(url, file)
+        return _arrays(url, file, layout)
+
+
+def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
+    names = {key: name for key, name in CFD.items() if key in file} if layout == "cfd" else {"tensor": "tensor"}
+    shape = file[next(iter(names))].shape
+    dims = (GROUP, "time", *SPACE[: len(shape) - 2])
+    if len(shape) - 2 > len(SPACE):
+        raise InputError(url, key=next(iter(names)), found=f"shape {shape}", expected="at most three space axes",
+                         fix="see docs/formats.md")
+    variables = {}
+    for key, name in names.items():
+        if file[key].shape != shape:
+            raise InputError(url, key=key, found=f"shape {file[key].shape}", expected=f"{shape}, as the others",
+                             fix="the file is damaged or half-written: copy it again")
+        extra = {"vector": "velocity"} if name.startswith("velocity_") else {}
+        array = lattice.lazy(lattice.h5_array(url, file[key]), where=url, key=key)
+        variables[name] = lattice.variable(dims, array, "state", **extra)
+    if layout == "darcy":
+        if file["nu"].shape != (shape[0], *shape[2:]) or shape[1] != 1:
+            raise InputError(url, key="nu", found=f"shape {file['nu'].shape} beside tensor {shape}",
+                             expected="nu (n, x, y) beside tensor (n, 1, x, y)", fix="see docs/formats.md")
+        nu = lattice.lazy(lattice.h5_array(url, file["nu"]), where=url, key="nu")
+        variables["nu"] = lattice.variable((GROUP, *dims[2:]), nu, "forcing")
+    variables.update(_parameters(file, shape[0]))
+    coords, missing, notes = _coordinates(url, file, dims, shape)
+    if layout == "darcy":
+        coords["time"], missing = lattice.coordinate("time", np.zeros(1), "time", "1"), []
+        notes.append("steady: one frame; the coefficient nu is forcing")
+    return lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP, missing=missing,
+                             notes=[f"PDEBench layout: {layout}", *notes])
+
+
+def _coordinates(url: str, file: Any, dims: Sequence[str], shape: Sequence[int]) -> tuple[dict[str, xr.Variable], list[str],
+                                                                                       list[str]]:
+    coords, missing, notes = {GROUP: lattice.coordinate(GROUP, np.arange(shape[0]), "set")}, [], []
+    for dim, size in zip(dims[1:], shape[1:]):
+        key, kind = ("t-coordinate", "time") if dim == "time" else (f"{dim}-coordinate", "space")
+        if key not in file:
+            missing.append(f"coordinates of axis {dim}: counted 0, 1, …")
+            coords[dim] = lattice.coordinate(dim, np.arange(size), kind, "step" if dim == "time" else "cell")
+            continue
+        values = np.asarray(file[key][()]).reshape(-1)
+        if dim == "time" and len(values) == size + 1:
+            values, _ = values[:-1], notes.append("t-coordinate has one entry more than there are frames: last one dropped")
+        if len(values) != size:
+            raise InputError(url, key=key, found=f"{len(values)} coordinates", expected=f"{size}",
+                             fix="the file is damaged or half-written: copy it again")
+        coords[dim] = lattice.coordinate(dim, values, kind)
+    return coords, missing, notes
+
+
+def _parameters(file: Any, groups: int) -> dict[str, xr.Variable]:
+    found = {}
+    for name, value in file.attrs.items():
+        value = np.asarray(value)
+        if value.size == 1 and value.dtype.kind in "iuf":
+            found[name] = lattice.variable((GROUP,), np.full(groups, float(value.reshape(()))), "parameter")
+    return found
+
+
+def _grouped(url: str, file: Any) -> xr.Dataset:
+    seeds = sorted(file)
+    first = file[seeds[0]]
+    shape, dtype = first["data"].shape, first["data"].dtype
+    space = [dim for dim in SPACE if dim in first["grid"]]
+    if len(shape) != 2 + len(space):
+        raise InputError(url, key=f"{seeds[0]}/data", found=f"shape {shape} beside grid {', '.join(first['grid'])}",
+                         expected=f"(time, {', '.join(space) or 'x'}, channel)", fix="see docs/formats.md")
+    parts = []
+    for seed in seeds:
+        item = file[seed]["data"]
+        if item.shape != shape or item.dtype != dtype:
+            raise InputError(url, key=f"{seed}/data", found=f"shape {item.shape} of {item.dtype}",
+                             expected=f"{shape} of {dtype}, as in {seeds[0]}",
+                             fix="the file is damaged or half-written: copy it again, or remove the group")
+        parts.append(lattice.lazy(lattice.h5_array(url, item), where=url, key=f"{seed}/data", lead=0))
+    data = da.stack(parts)
+    names = ["data"] if shape[-1] == 1 else [f"data_{i}" for i in range(shape[-1])]
+    dims = (GROUP, "time", *space)
+    variables = {name: lattice.variable(dims, data[..., i], "state") for i, name in enumerate(names)}
+    coords = {GROUP: lattice.coordinate(GROUP, np.arange(len(seeds)), "set")}
+    missing = []
+    for dim, size, key, kind in (("time", shape[0], "t", "time"), *((d, n, d, "space") for d, n in zip(space, shape[1:]))):
+        if key not in first["grid"]:
+            missing.append(f"coordinates of axis {dim}: counted 0, 1, …")
+            coords[dim] = lattice.coordinate(dim, np.arange(size), kind, "step")
+            continue
+        values = np.asarray(first["grid"][key][()]).reshape(-1)
+        if len(values) != size:
+            raise InputError(url, key=f"{seeds[0]}/grid/{key}", found=f"{len(values)} coordinates", expected=f"{size}",
+                             fix="the file is damaged or half-written: copy it again")
+        coords[dim] = lattice.coordinate(dim, values, kind)
+    return lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP, missing=missing,
+                             notes=["PDEBench layout: grouped"])

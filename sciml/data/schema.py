@@ -1,0 +1,123 @@
+"""The schema of a store: what its attributes say. Torch-free.
+
+A store is one Zarr v3 group that ``xarray.open_zarr`` reads: variables ``(group_dim, *dims)`` with CF attributes and a
+role, coordinate variables for every dimension, and under the group attribute ``sciml`` the JSON of `StoreMeta`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sciml.recipe import Section
+
+STORE_SCHEMA = 1
+
+Role = Literal["state", "forcing", "parameter", "covariate", "mask", "boundary"]
+SplitName = Literal["train", "validation", "test"]
+
+
+class Variable(Section):
+    """One variable. state: evolves and is predicted; forcing, covariate: on the lattice and known (covariates also in
+    the future); parameter: one number per group; mask: 1 inside the domain; boundary: one code per group."""
+
+    role: Role
+    unit: str
+    dims: tuple[str, ...]
+    long_name: str = ""
+
+
+class AxisMeta(Section):
+    """A dimension: its unit and, if periodic, the period in that unit. kind as in ``sciml.tokens.Axis``."""
+
+    kind: Literal["space", "time", "set"]
+    unit: str
+    period: float | None = None
+
+
+class Block(Section):
+    """Time indices ``start ≤ t < stop`` of one group (trajectory, series); targets of a split lie inside its blocks."""
+
+    group: int = Field(ge=0)
+    start: int = Field(ge=0)
+    stop: int = Field(gt=0)
+
+
+class Splits(Section):
+    """Train, validation and test by independent group, or by contiguous blocks of time; `key` says by what."""
+
+    key: str
+    train: tuple[Block, ...]
+    validation: tuple[Block, ...]
+    test: tuple[Block, ...]
+
+    def of(self, name: SplitName) -> tuple[Block, ...]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+class Moments(Section):
+    """Statistics over the training split, accumulated in float64, in the variable's own unit."""
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    count: int
+    missing: int = 0
+
+
+class Tendency(Section):
+    """Standard deviation of x(t + lead) − x(t) over the training split, for leads in steps, ascending."""
+
+    lead: tuple[int, ...]
+    std: tuple[float, ...]
+
+
+class Provenance(Section):
+    """Where the data came from: files with SHA-256, builder and its options, versions, the command, UTC time."""
+
+    files: dict[str, str] = Field(default_factory=dict)
+    builder: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+
+class StoreMeta(Section):
+    """All that a store says of itself. `moments` and `tendency` are keyed by variable, or ``variable/member`` where a
+    variable has an identity dimension (kind set): ``value/HUFL``. dt: the uniform time step in the time axis's unit,
+    None if there is no time axis or it is not uniform."""
+
+    schema_version: Literal[1] = 1
+    domain: str
+    dataset: str = Field(pattern=r"^[a-z0-9_]+$")
+    group_dim: str
+    groups: int
+    variables: dict[str, Variable]
+    axes: dict[str, AxisMeta]
+    dt: float | None
+    splits: Splits
+    moments: dict[str, Moments]
+    tendency: dict[str, Tendency] = Field(default_factory=dict)
+    provenance: Provenance
+    licence: str = ""
+    citation: str = ""
+    notes: tuple[str, ...] = ()
+
+    def split_identity(self) -> str:
+        """A hash of what was split, by what key and how: two stores with equal identity share their test set."""
+        content = {"dataset": self.dataset, "files": sorted(self.provenance.files.values()),
+                   "options": self.provenance.options, "splits": self.splits.model_dump()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def evolves(self, variable: str) -> bool:
+        """Whether a variable has a time axis (it is then the first of its dims)."""
+        dims = self.variables[variable].dims
+        return bool(dims) and self.axes[dims[0]].kind == "time"
+
+    def of_role(self, role: Role) -> tuple[str, ...]:
+        return tuple(name for name, variable in self.variables.items() if variable.role == role)

@@ -1,0 +1,200 @@
+"""Statistics of the training split, exact, in float64, in constant memory: moments of values and of their tendency.
+
+Pieces of at most 16 MiB are read, reduced to (count, mean, sum of squared deviations, minimum, maximum) and combined
+pairwise (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"), which doesn't cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml.data.schema import AxisMeta, Block, Moments, Tendency, Variable
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PIECE_BYTES = 16 << 20
+RESIDENT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Reduced values, one entry per member of the identity dimension (or one): m2 is Σ(x − mean)²."""
+
+    count: np.ndarray
+    missing: np.ndarray
+    mean: np.ndarray
+    m2: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+
+def reduce_values(values: np.ndarray, member_axis: int | None = None) -> Partial:
+    """`values` of any shape reduced over all axes but `member_axis`; what is not finite counts as missing."""
+    x = np.asarray(values, dtype=np.float64)
+    rows = x.reshape(1, -1) if member_axis is None else np.moveaxis(x, member_axis, 0).reshape(x.shape[member_axis], -1)
+    finite = np.isfinite(rows)
+    count = finite.sum(axis=1)
+    safe = np.maximum(count, 1)
+    mean = np.where(finite, rows, 0.0).sum(axis=1) / safe
+    deviation = np.where(finite, rows - mean[:, None], 0.0)
+    mean = mean + deviation.sum(axis=1) / safe
+    deviation = np.where(finite, rows - mean[:, None], 0.0)
+    return Partial(count, rows.shape[1] - count, mean, np.square(deviation).sum(axis=1),
+                   np.where(finite, rows, np.inf).min(axis=1, initial=np.inf),
+                   np.where(finite, rows, -np.inf).max(axis=1, initial=-np.inf))
+
+
+def combine(a: Partial, b: Partial) -> Partial:
+    """The reduction of both sets of values together.
+
+    >>> both = combine(reduce_values(np.array([1.0, 2.0])), reduce_values(np.array([6.0])))
+    >>> both.mean.item(), both.m2.item()
+    (3.0, 14.0)
+    """
+    count = a.count + b.count
+    share = b.count / np.maximum(count, 1)
+    gap = b.mean - a.mean
+    return Partial(count, a.missing + b.missing, a.mean + gap * share, a.m2 + b.m2 + gap * gap * a.count * share,
+                   np.minimum(a.minimum, b.minimum), np.maximum(a.maximum, b.maximum))
+
+
+def combine_all(parts: Iterable[Partial]) -> Partial:
+    """Pairwise, in order: the result depends neither on threads nor, beyond rounding, on how values were cut."""
+    level = list(parts)
+    while len(level) > 1:
+        level = [combine(level[i], level[i + 1]) if i + 1 < len(level) else level[i] for i in range(0, len(level), 2)]
+    return level[0]
+
+
+def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
+            train: Sequence[Block], progress: Callable[[int, int], None] | None = None,
+            ) -> tuple[dict[str, Moments], dict[str, Tendency]]:
+    """Moments of every variable and, on grids, the tendency of every state variable, over the training blocks.
+
+    `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
+    ``variable`` or ``variable/member``. Raises `InputError` if a variable or member has no finite training value.
+    """
+    spatial = any(axis.kind == "space" for axis in axes.values())
+    moments: dict[str, Moments] = {}
+    tendency: dict[str, Tendency] = {}
+    for done, (name, variable) in enumerate(variables.items()):
+        array = dataset[name]
+        evolves = bool(variable.dims) and axes[variable.dims[0]].kind == "time"
+        member_dim = next((d for d in variable.dims if axes[d].kind == "set"), None)
+        members = None if member_dim is None else [str(m) for m in dataset[member_dim].values]
+        axis = None if member_dim is None else 1 + variable.dims.index(member_dim)
+        leads = _leads(array.shape[1]) if evolves and spatial and variable.role == "state" else ()
+        parts = _map(_block_partials, [(array, run, evolves, axis, leads) for run in runs(train, evolves)])
+        for key, index in _keys(name, members):
+            moments[key] = _moments(key, combine_all(p[0] for p in parts), index)
+            stds = [_std(combine_all(p[1][i] for p in parts), index) for i in range(len(leads))]
+            if leads:
+                tendency[key] = Tendency(lead=leads, std=tuple(stds))
+        if progress is not None:
+            progress(done + 1, len(variables))
+    return moments, tendency
+
+
+def _keys(name: str, members: Sequence[str] | None) -> Iterator[tuple[str, int]]:
+    if members is None:
+        yield name, 0
+        return
+    for index, member in enumerate(members):
+        yield f"{name}/{member}", index
+
+
+def _leads(steps: int) -> tuple[int, ...]:
+    return tuple(1 << i for i in range(max(steps - 1, 0).bit_length()))
+
+
+def runs(blocks: Sequence[Block], evolves: bool) -> list[tuple[int, int, int, int]]:
+    """Blocks as ``(first group, last group + 1, start, stop)``, neighbouring groups with the same times joined.
+
+    >>> runs([Block(group=0, start=0, stop=5), Block(group=1, start=0, stop=5), Block(group=3, start=0, stop=5)], True)
+    [(0, 2, 0, 5), (3, 4, 0, 5)]
+    """
+    cells = sorted({(b.start, b.stop, b.group) if evolves else (0, 0, b.group) for b in blocks})
+    joined: list[tuple[int, int, int, int]] = []
+    for start, stop, group in cells:
+        if joined and joined[-1][1:] == (group, start, stop):
+            joined[-1] = (joined[-1][0], group + 1, start, stop)
+        else:
+            joined.append((group, group + 1, start, stop))
+    return joined
+
+
+def _map(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    import dask
+
+    return list(dask.compute(*[dask.delayed(function, pure=False)(*a) for a in _undasked(arguments)],
+                             scheduler="threads"))
+
+
+def _undasked(arguments: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [(_Lazy(array), *rest) for array, *rest in arguments]
+
+
+@dataclass(frozen=True)
+class _Lazy:
+    """Hides a lazy array from dask, which would load it; reads slices of it as numpy."""
+
+    array: xr.DataArray
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        part = self.array[key]
+        return np.asarray(part.values)
+
+
+def _block_partials(source: _Lazy, run: tuple[int, int, int, int], evolves: bool, member_axis: int | None,
+                    leads: Sequence[int]) -> tuple[Partial, list[Partial]]:
+    """Groups that fit are read once and reduced in memory; larger ones are read piece by piece, twice per lead."""
+    first, last, start, stop = run
+    item = source.array.dtype.itemsize
+    lengths = [stop - start, *source.array.shape[2:]] if evolves else list(source.array.shape[1:])
+    size = math.prod(lengths) * item
+    together = max(1, RESIDENT_BYTES // max(size, 1))
+    values: list[Partial] = []
+    steps: list[list[Partial]] = [[] for _ in leads]
+    for low in range(first, last, together):
+        high = min(low + together, last)
+        region = (slice(low, high), slice(start, stop)) if evolves else (slice(low, high),)
+        view = source[region] if size <= RESIDENT_BYTES else _Lazy(source.array[region])
+        shape = (high - low, *lengths)
+        values += [reduce_values(view[piece], member_axis) for piece in _pieces(shape, item)]
+        for i, lead in enumerate(leads):
+            for piece in _pieces((shape[0], shape[1] - lead, *shape[2:]), item):
+                later = (piece[0], slice(piece[1].start + lead, piece[1].stop + lead), *piece[2:])
+                steps[i].append(reduce_values(view[later].astype(np.float64) - view[piece], member_axis))
+    return combine_all(values), [combine_all(s) for s in steps]
+
+
+def _pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
+    """Cut a shape into pieces of at most 16 MiB, along the leading axes first."""
+    steps = list(shape)
+    for axis in range(len(steps)):
+        size = math.prod(steps) * item
+        if size <= PIECE_BYTES:
+            break
+        steps[axis] = max(1, steps[axis] * PIECE_BYTES // size)
+    for corner in np.ndindex(*[-(-n // s) for n, s in zip(shape, steps, strict=True)]):
+        yield tuple(slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(corner, steps, shape, strict=True))
+
+
+def _moments(key: str, total: Partial, index: int) -> Moments:
+    count = int(total.count[index])
+    if count == 0:
+        raise InputError("training split", key=key, found="no finite value", expected="at least one",
+                         fix="leave the variable or member out, or change the split")
+    return Moments(mean=float(total.mean[index]), std=_std(total, index), minimum=float(total.minimum[index]),
+                   maximum=float(total.maximum[index]), count=count, missing=int(total.missing[index]))
+
+
+def _std(total: Partial, index: int) -> float:
+    return math.sqrt(float(total.m2[index]) / max(int(total.count[index]), 1))

@@ -1,0 +1,161 @@
+"""The store: one Zarr v3 group that says of itself what it holds, written atomically, read chunk by chunk.
+
+Written: to a hidden sibling folder, statistics from what was written, the attribute ``sciml`` last, then renamed. Read:
+nothing is decoded before sizes, codecs and files were checked (`sciml.data.guard`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml.data.chunks import ChunkReader, zarr_store
+from sciml.data.guard import check_arrays, chunk_shapes, local_path, read_metadata, refuse_links
+from sciml.data.schema import STORE_SCHEMA, StoreMeta
+from sciml.data.write import StoreDraft, write_group
+from sciml.errors import InputError
+from sciml.recipe import validate
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Store", "StoreDraft", "open_store", "write_store"]
+CACHE_BYTES = 256 << 20
+
+
+def write_store(dataset: xr.Dataset, draft: StoreDraft, path: str | os.PathLike[str], *, overwrite: bool = False,
+                progress: Callable[[int, int], None] | None = None,
+                accept: Callable[[xr.Dataset], None] | None = None) -> Store:
+    """Write a (lazy) dataset ``(group_dim, *dims)`` with `draft`'s description; returns the store, open.
+
+    Computed shard by shard by dask, in constant memory. `accept` sees what was written before it becomes visible and
+    may raise. Whatever fails or is killed leaves `path` as it was; the next writing of the same path removes what was
+    left beside it. Raises `InputError` if `path` exists and not `overwrite`, if the dataset doesn't fit the draft, or
+    if the disk is full.
+    """
+    write_group(dataset, draft, os.fspath(path), overwrite=overwrite, progress=progress, accept=accept)
+    return open_store(path)
+
+
+def open_store(url: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> Store:
+    """A store at a local path or fsspec URL (``memory://``, ``s3://`` …); `cache_bytes` bounds decoded chunks kept.
+
+    Raises `InputError` if there is no store, it is half-written, of a newer schema, has symbolic links, codecs or data
+    types that are not allowed, or declares sizes beyond the limits of `sciml.data.guard`.
+    """
+    text = os.fspath(url)
+    root = read_metadata(text)
+    attributes = root.get("attributes")
+    raw = attributes.get("sciml") if isinstance(attributes, dict) else None
+    if not isinstance(raw, dict):
+        raise InputError(text, key="sciml", found="no such attribute", expected="a finished store",
+                         fix="it is half-written or not a store; build it: sciml data build SOURCE STORE")
+    version = raw.get("schema_version")
+    if not isinstance(version, int) or version > STORE_SCHEMA:
+        raise InputError(text, key="schema_version", found=version, expected=f"at most {STORE_SCHEMA}",
+                         fix="upgrade sciml: pip install -U sciml")
+    meta = validate(StoreMeta, raw, where=f"{text} attribute sciml")
+    arrays = check_arrays(text, root)
+    path = local_path(text)
+    if path is not None:
+        refuse_links(path)
+    _check_consistent(text, meta, arrays)
+    layout = {name: chunk_shapes(arrays[name]) for name in meta.variables}
+    return Store(text, meta, layout, cache_bytes)
+
+
+def _check_consistent(url: str, meta: StoreMeta, arrays: dict[str, Any]) -> None:
+    sizes = {meta.group_dim: meta.groups}
+    for name, variable in meta.variables.items():
+        dims = (meta.group_dim, *variable.dims)
+        array = arrays.get(name)
+        if array is None or tuple(array.get("dimension_names") or ()) != dims:
+            raise InputError(url, key=name, found="no such array" if array is None else array.get("dimension_names"),
+                             expected=f"dimensions {dims}", fix="build the store anew")
+        for dim, size in zip(dims, array["shape"], strict=True):
+            if sizes.setdefault(dim, size) != size:
+                raise InputError(url, key=name, found=f"{size} along {dim}", expected=f"{sizes[dim]}",
+                                 fix="build the store anew")
+
+
+class Store:
+    """A checked store, open for reading. Cheap to pickle: a copy reopens by URL, with an empty cache."""
+
+    def __init__(self, url: str, meta: StoreMeta, layout: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+                 cache_bytes: int) -> None:
+        self.url, self.meta, self.cache_bytes = url, meta, cache_bytes
+        self._layout = layout
+        self._reader = ChunkReader(url, layout, cache_bytes)
+        self._lazy: xr.Dataset | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.url, self.cache_bytes)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r}, {self.meta.domain}/{self.meta.dataset}, {self.meta.groups} {self.meta.group_dim})"
+
+    def lazy(self) -> xr.Dataset:
+        """All variables and coordinates, decoded, without dask: what is indexed is what is read."""
+        if self._lazy is None:
+            self._lazy = _open_dataset(self.url)
+        return self._lazy
+
+    def dataset(self) -> xr.Dataset:
+        """All variables as dask arrays, one dask chunk per shard (at most about 16 MiB)."""
+        dataset = self.lazy()
+        chunked = {name: dataset[name].chunk(dict(zip(dataset[name].dims, self._layout[name][1], strict=True)))
+                   for name in self.meta.variables}
+        return dataset.assign(chunked)
+
+    def read(self, variable: str, group: int, start: int | None = None, stop: int | None = None) -> np.ndarray:
+        """One group's values ``(time, ...)`` for start ≤ t < stop, or ``(...)`` of a variable without time; a copy.
+
+        Raises `InputError` on an unknown variable and `IndexError` outside the store.
+        """
+        known = self.meta.variables.get(variable)
+        if known is None:
+            raise InputError(self.url, key=variable, found="no such variable",
+                             expected=f"one of {', '.join(self.meta.variables)}", fix="correct the name")
+        if not 0 <= group < self.meta.groups:
+            raise IndexError(f"{self.url}: {self.meta.group_dim} {group} of {self.meta.groups}")
+        if self.meta.evolves(variable):
+            return self._reader.evolving(variable, group, start, stop)
+        return self._reader.constant(variable, group)
+
+    def coord(self, name: str) -> np.ndarray:
+        """Values of a coordinate ``(n,)``; labels as numpy strings. Raises `InputError` if there is none."""
+        coords = self.lazy().coords
+        if name not in coords:
+            raise InputError(self.url, key=name, found="no such coordinate",
+                             expected=f"one of {', '.join(map(str, coords))}", fix="correct the name")
+        values = np.asarray(coords[name].values)
+        return values.astype(str) if values.dtype.kind in "OT" else values
+
+    def members(self, dim: str) -> tuple[str, ...]:
+        """Labels of a set dimension, in order."""
+        return tuple(str(label) for label in self.coord(dim))
+
+    @property
+    def amplification(self) -> float:
+        """Bytes decoded over bytes asked for, since opening; 0 before anything was read, below 1 if the cache serves."""
+        return self._reader.decoded / self._reader.asked if self._reader.asked else 0.0
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of decoded chunks held, never above `cache_bytes`."""
+        return self._reader.held
+
+
+def _reopen(url: str, cache_bytes: int) -> Store:
+    return open_store(url, cache_bytes=cache_bytes)
+
+
+def _open_dataset(url: str) -> xr.Dataset:
+    import xarray as xr
+
+    dataset = xr.open_zarr(zarr_store(url, read_only=True), chunks=None, consolidated=True)
+    dataset.attrs.pop("sciml", None)
+    return dataset

@@ -1,0 +1,217 @@
+"""Ridge regression in closed form from Gram statistics, so that any look-back, horizon and missing pattern is a sub-block.
+
+One matrix for all variates. With z a window of standardised values, o the observed look-back cells and m their mean, the
+forecast of step h is ``m + Σ W[o, h] (z[o] − m)`` with ``W = (P G P + λ I)⁻¹ P (C − G 1/k)``: G and C are the raw second
+moments of the look-back, and of it with the horizon, P removes the mean of the k cells, λ is relative to trace(P G P)/k.
+Hoerl & Kennard, Technometrics 12 (1970); the window's mean removed as in Kim et al., "RevIN", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.linalg import cho_factor, cho_solve
+from torch import Tensor
+
+MEMO_SIZE = 256
+CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean products over windows: gram ``(R, L, L)``, cross ``(L, H)``, power ``(H,)``; rows ``(R,)`` of windows × variates.
+
+    Range r of the horizon, up to step ``ends[r]``, uses the windows that reach it.
+    """
+
+    ends: tuple[int, ...]
+    gram: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+    rows: np.ndarray
+
+    def range(self, r: int) -> slice:
+        return slice(self.ends[r - 1] if r else 0, self.ends[r])
+
+
+def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int], max_rows: int) -> Moments:
+    """Of all windows that lie inside a piece ``(T, V)`` of standardised values, float64; NaN is missing.
+
+    Where cells are missing, each product is averaged over the windows that have both factors, and the Gram matrix is
+    projected on the positive semidefinite ones.
+    """
+    longest = ends[-1]
+    gram, rows = np.zeros((len(ends), look_back, look_back)), np.zeros(len(ends), np.int64)
+    cross, power = np.zeros((look_back, longest)), np.zeros(longest)
+    for r, (low, high) in enumerate(zip((0, *ends[:-1]), ends)):
+        windows = [np.lib.stride_tricks.sliding_window_view(p, look_back + high, axis=0)
+                   for p in pieces if len(p) >= look_back + high]
+        total = sum(w.shape[0] * w.shape[1] for w in windows)
+        stride = max(1, -(-total // max_rows))
+        products = np.zeros((look_back, look_back + high - low))
+        pairs, square, known = np.zeros_like(products), np.zeros(high - low), np.zeros(high - low)
+        for w in windows:
+            step = stride * max(1, CHUNK_ROWS // w.shape[1])
+            for start in range(0, len(w), step):
+                x = np.array(w[start:start + step:stride]).reshape(-1, look_back + high)
+                keep = np.r_[0:look_back, look_back + low:look_back + high]
+                x, there = np.nan_to_num(x[:, keep]), np.isfinite(x[:, keep]).astype(np.float64)
+                products += x[:, :look_back].T @ x
+                pairs += len(x) if there.all() else there[:, :look_back].T @ there
+                square += (x[:, look_back:] ** 2).sum(0)
+                known += there[:, look_back:].sum(0)
+                rows[r] += len(x)
+        mean = products / np.maximum(pairs, 1)
+        gram[r], cross[:, low:high], power[low:high] = mean[:, :look_back], mean[:, look_back:], square / np.maximum(known, 1)
+        if (pairs < rows[r]).any():
+            gram[r] = _semidefinite(gram[r])
+    return Moments(tuple(ends), gram, cross, power, rows)
+
+
+def _semidefinite(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.maximum(values, 0)) @ vectors.T
+
+
+def centred(statistics: Moments, r: int, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of range r and these look-back cells, the mean of the cells removed: Gram ``(k, k)``, cross ``(k, n)``, power ``(n,)``."""
+    gram = statistics.gram[r][np.ix_(cells, cells)]
+    steps = statistics.range(r)
+    cross = statistics.cross[cells, steps]
+    row, mean = gram.mean(0), gram.mean()
+    return (gram - row[:, None] - row + mean, cross - cross.mean(0) - (row - mean)[:, None],
+            statistics.power[steps] - 2 * cross.mean(0) + mean)
+
+
+def solve(gram: np.ndarray, cross: np.ndarray, strength: float) -> np.ndarray:
+    """``(k, n)`` ridge weights; zero for a series that never leaves its mean."""
+    scale = np.trace(gram) / len(gram)
+    if scale <= 1e-12:
+        return np.zeros_like(cross)
+    return np.asarray(cho_solve(cho_factor(gram + strength * scale * np.eye(len(gram))), cross))
+
+
+def squared_error(gram: np.ndarray, cross: np.ndarray, power: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean squared error ``(n,)`` of weights ``(k, n)`` on the windows the moments are of."""
+    error = power - 2 * (weights * cross).sum(0) + (weights * (gram @ weights)).sum(0)
+    return np.asarray(np.maximum(error, 0.0))
+
+
+class Memo(OrderedDict[Any, Any]):
+    """A bounded cache of what can be computed again: it is not pickled and never makes two objects differ."""
+
+    def remember(self, key: Any, value: Any) -> Any:
+        self[key] = value
+        while len(self) > MEMO_SIZE:
+            self.popitem(last=False)
+        return value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Memo, ()
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """The fitted baseline: training moments, a strength per range of the horizon, and how it came about."""
+
+    moments: Moments
+    strengths: tuple[float, ...]
+    provenance: Mapping[str, Any]
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
+
+    @classmethod
+    def fit(cls, train: Moments, validation: Moments, strengths: Sequence[float]) -> Ridge:
+        """Per range, the strength with the least error on validation; the middle one, said so, if it has no window there."""
+        cells = np.arange(train.gram.shape[1])
+        chosen, errors = [], []
+        for r in range(len(train.ends)):
+            fitted, asked = centred(train, r, cells), centred(validation, r, cells)
+            tried = [float(squared_error(*asked, solve(*fitted[:2], s)).mean()) for s in strengths]
+            known = validation.rows[r] > 0
+            best = int(np.argmin(tried)) if known else len(strengths) // 2
+            chosen.append(float(strengths[best]))
+            errors.append(tried[best] if known else None)
+        provenance = {"ends": list(train.ends), "selected_on": "validation", "tried": list(map(float, strengths)),
+                      "validation_mse": errors, "train_rows": train.rows.tolist(),
+                      "validation_rows": validation.rows.tolist()}
+        return cls(train, tuple(chosen), provenance)
+
+    @property
+    def look_back(self) -> int:
+        return self.moments.gram.shape[1]
+
+    @property
+    def horizon(self) -> int:
+        return self.moments.ends[-1]
+
+    def solved(self, observed: np.ndarray, horizon: int) -> tuple[Tensor, Tensor]:
+        """For a pattern ``(look_back,)`` bool of observed cells: weights ``(look_back, horizon)`` with zero rows where
+        nothing was observed, and the standard deviation ``(horizon,)`` of the training residual; float32."""
+        key = (observed.tobytes(), len(observed), horizon)
+        if key in self.memo:
+            return self.memo[key]  # type: ignore[no-any-return]
+        weights, spread = np.zeros((len(observed), horizon)), np.ones(horizon)
+        cells = self.look_back - len(observed) + np.flatnonzero(observed)
+        for r in range(len(self.moments.ends)):
+            steps = self.moments.range(r)
+            count = min(steps.stop, horizon) - steps.start
+            if count <= 0:
+                break
+            inside = slice(steps.start, steps.start + count)
+            if len(cells) == 0:
+                spread[inside] = np.sqrt(self.moments.power[inside])
+                continue
+            gram, cross, power = centred(self.moments, r, cells)
+            w = solve(gram, cross[:, :count], self.strengths[r])
+            weights[observed, inside] = w
+            spread[inside] = np.sqrt(squared_error(gram, cross[:, :count], power[:count], w))
+        pair = torch.tensor(weights, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32).clamp_min(1e-4)
+        return self.memo.remember(key, pair)  # type: ignore[no-any-return]
+
+    def scale(self, look_back: int, horizon: int) -> Tensor:
+        """``(horizon,)`` residual standard deviation of a complete look-back, in standardised units."""
+        return self.solved(np.ones(look_back, bool), horizon)[1]
+
+    def forecast(self, history: Tensor, observed: Tensor, horizon: int) -> Tensor:
+        """``(B, V, horizon)`` from ``(B, V, L)`` standardised values and which of them were observed; differentiable.
+
+        Cells that were not observed don't enter; a variate of which nothing was observed is forecast by its mean, 0.
+        """
+        mean = observed_mean(history, observed)
+        x = torch.where(observed, history - mean, 0.0)
+        if bool(observed.all()):
+            weights = self.solved(np.ones(history.shape[-1], bool), horizon)[0]
+            return mean + x @ weights.to(x)
+        rows, where = np.unique(observed.reshape(-1, observed.shape[-1]).cpu().numpy(), axis=0, return_inverse=True)
+        flat, place = x.flatten(0, 1), torch.as_tensor(where.reshape(-1), device=x.device)
+        result = flat.new_zeros((len(flat), horizon))
+        for i, row in enumerate(rows):
+            chosen = (place == i).nonzero()[:, 0]
+            result = result.index_copy(0, chosen, flat[chosen] @ self.solved(row, horizon)[0].to(x))
+        return mean + result.unflatten(0, history.shape[:2])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        config = {"kind": "ridge", "ends": list(self.moments.ends), "strengths": list(self.strengths),
+                  "provenance": dict(self.provenance)}
+        arrays = {"gram": self.moments.gram, "cross": self.moments.cross, "power": self.moments.power,
+                  "rows": self.moments.rows}
+        return config, arrays
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        statistics = Moments(tuple(config["ends"]), **{k: np.asarray(arrays[k]) for k in ("gram", "cross", "power", "rows")})
+        return cls(statistics, tuple(config["strengths"]), config["provenance"])
+
+    def noted(self, **more: Any) -> Ridge:
+        """The same with more provenance."""
+        return replace(self, provenance={**self.provenance, **more}, memo=Memo())
+
+
+def observed_mean(history: Tensor, observed: Tensor) -> Tensor:
+    """``(B, V, 1)`` mean of the observed cells of ``(B, V, L)``; 0, the training mean, where there is none."""
+    return torch.where(observed, history, 0.0).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True).clamp_min(1)

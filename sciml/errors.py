@@ -1,0 +1,31 @@
+"""The one error that a user's mistake raises: it says where, what was found, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something a user handed over can't be used.
+
+    `where` is a file, URL or object; `key` a variable, attribute or option inside it. The command line prints the
+    message and exits with 2 when a call is wrong and 1 when a file is.
+
+    >>> print(InputError("lab.h5", key="vorticity", found="3 NaN", expected="finite values", fix="set missing: mask"))
+    lab.h5 [vorticity]: found 3 NaN; expected finite values. Fix: set missing: mask
+    """
+
+    def __init__(self, where: object, *, key: object = None, found: Any, expected: str, fix: str) -> None:
+        self.where, self.key, self.found, self.expected, self.fix = str(where), key, found, expected, fix
+        super().__init__(self.where, key, found, expected, fix)
+
+    def __str__(self) -> str:
+        key = f" [{self.key}]" if self.key is not None else ""
+        return f"{self.where}{key}: found {self.found}; expected {self.expected}. Fix: {self.fix}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.where, self.key, self.found, self.expected, self.fix)
+
+
+def _rebuild(where: str, key: object, found: Any, expected: str, fix: str) -> InputError:
+    return InputError(where, key=key, found=found, expected=expected, fix=fix)

@@ -1,0 +1,67 @@
+"""Softmax attention: the primitive of the attention mixers, with its choice of kernel, and their shared projections."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, causal: bool = False,
+           second_order: bool = False) -> Tensor:
+    """softmax(q kᵀ / √D + bias) v for ``(B, H, N, D)``; bias broadcasts to ``(B, H, N, M)``.
+
+    causal: query i of N sees keys up to i + M − N. Fused SDPA wherever it is correct; the plain formula where second
+    derivatives are needed or the bias itself needs a gradient, since the fused CPU kernel has neither.
+    """
+    if second_order or (bias is not None and bias.requires_grad):
+        return attend_plain(q, k, v, bias=bias, causal=causal)
+    if causal and (bias is not None or q.shape[2] != k.shape[2]):
+        mask = _causal_bias(q, k)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else bias + mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
+
+
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    """The formula itself: the reference, and the kernel that can be differentiated any number of times."""
+    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if bias is not None:
+        logits = logits + bias
+    if causal:
+        logits = logits + _causal_bias(q, k)
+    return logits.softmax(dim=-1) @ v
+
+
+def _causal_bias(q: Tensor, k: Tensor) -> Tensor:
+    n, m = q.shape[2], k.shape[2]
+    hidden = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)
+    return torch.zeros(n, m, dtype=q.dtype, device=q.device).masked_fill(hidden, -math.inf)
+
+
+class HeadNorm(nn.Module):
+    """Root-mean-square normalisation of each head's query or key (QK-norm), with a gain per head channel."""
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(head_width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.gain.shape, self.gain, eps=1e-6)
+
+
+class Projections(nn.Module):
+    """Queries, keys and values of all heads in one matrix, QK-normalised, and the map back."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm, self.key_norm = HeadNorm(self.head_width), HeadNorm(self.head_width)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(…, C)`` → three of ``(…, H, D)``."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)
+        return self.query_norm(q), self.key_norm(k), v

@@ -1,0 +1,1 @@
+"""Training objectives: small functions ``objective(outputs, batch) → (S,)`` loss per segment, found by name."""

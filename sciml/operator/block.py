@@ -1,0 +1,66 @@
+"""The block: mix, then feed forward, each normalised, gated and conditioned."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sciml import registry
+from sciml.mixers.geometry import Geometry
+from sciml.operator.config import LevelConfig
+from sciml.tokens import Cache
+
+
+class Modulation(nn.Module):
+    """Shift, scale and gate per channel from the conditioning vector; (0, 1, 1) before training."""
+
+    def __init__(self, condition_width: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(condition_width, 3 * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, c: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        shift, scale, gate = geometry.per_token(self.linear(c)).chunk(3, dim=-1)
+        return shift, 1 + scale, 1 + gate
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * ratio)
+        self.enter, self.leave = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(F.gelu(self.enter(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """x + gate · Σ mixers(norm(x, c)), then x + gate · ffn(norm(x, c)); cross attention to a context between them."""
+
+    def __init__(self, config: LevelConfig, condition_width: int, dropout: float) -> None:
+        super().__init__()
+        heads = config.width // config.head_width
+        self.width = config.width
+        self.mixers = nn.ModuleList(registry.find("sciml.mixers", name)(config.width, heads) for name in config.mixers)
+        self.modulate_mix = Modulation(condition_width, config.width)
+        self.modulate_ffn = Modulation(condition_width, config.width)
+        self.ffn = FeedForward(config.width, config.ffn_ratio)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, c: Tensor, geometry: Geometry, cache: Cache | None = None) -> Tensor:
+        """x ``(B, *lattice, C)``, c ``(S, K)``. A cache is consumed from the front and refilled at the back."""
+        shift, scale, gate = self.modulate_mix(c, geometry)
+        h = F.rms_norm(x, (self.width,)) * scale + shift
+        mixed = torch.zeros_like(x) if not self.mixers else None
+        for mixer in self.mixers:
+            y, state = mixer(h, geometry, None if cache is None else cache.pop(0))
+            if cache is not None:
+                cache.append(state)
+            mixed = y if mixed is None else mixed + y
+        assert mixed is not None
+        x = x + gate * F.dropout(mixed, self.dropout, self.training)
+        shift, scale, gate = self.modulate_ffn(c, geometry)
+        h = F.rms_norm(x, (self.width,)) * scale + shift
+        return x + gate * F.dropout(self.ffn(h), self.dropout, self.training)

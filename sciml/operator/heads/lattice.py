@@ -1,0 +1,34 @@
+"""A value per cell of the lattice and named output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sciml.operator.heads.contract import HeadInput
+from sciml.operator.named import NamedRows
+from sciml.operator.patch import Taps, unfold
+from sciml.tokens import HeadSpec, TokenSpec
+
+
+class LatticeHead(nn.Module):
+    """The transpose of the patch stem: ``(B, *lattice, len(outputs))``. Starts near zero, hence at the baseline."""
+
+    def __init__(self, spec: TokenSpec, head: HeadSpec, stem_width: int, width: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(width, stem_width)
+        self.taps = Taps(stem_width, spec.patch)
+        self.outputs = NamedRows(head.outputs, stem_width, std=0.02)
+
+    def extend(self, head: HeadSpec) -> None:
+        self.outputs.extend(head.outputs)
+
+    def forward(self, given: HeadInput) -> Tensor:
+        rows = self.outputs(given.batch.channels)  # (C, w)
+        place = torch.einsum("cw,pwk->pck", rows, self.taps.kernel(given.sizes))  # (P, C, w)
+        kernel = (place @ self.narrow.weight).flatten(0, 1)
+        y = nn.functional.linear(given.tokens, kernel, (place @ self.narrow.bias).flatten())
+        return unfold(y, given.sizes, len(rows))
+
+
+PLUGIN = LatticeHead

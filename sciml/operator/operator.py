@@ -1,0 +1,182 @@
+"""The operator: one set of core weights for every domain's lattice; stems and heads by domain name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sciml import registry
+from sciml.errors import InputError
+from sciml.mixers.geometry import Geometry
+from sciml.operator.block import Block
+from sciml.operator.conditions import ConditionVector, CrossAttention
+from sciml.operator.config import OperatorConfig
+from sciml.operator.heads.contract import HeadInput
+from sciml.operator.lattice import cells_per_token, coarsen, crop, pad
+from sciml.operator.patch import Merge, Split
+from sciml.tokens import Cache, Outputs, TokenBatch, TokenSpec
+
+
+class Ports(nn.Module):
+    """What belongs to one domain: stem, heads, condition rows, pair biases, a stem for its context."""
+
+    def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
+        super().__init__()
+        width = config.levels[0].width
+        make_stem = registry.find("sciml.operator.stems", config.stem)
+        self.stem = make_stem(spec, config.stem_width, width)
+        self.heads = nn.ModuleDict({name: registry.find("sciml.operator.heads", head.kind)(
+            spec, head, config.stem_width, width) for name, head in spec.heads.items()})
+        self.conditions = ConditionVector(spec.vector_conditions, config.condition_width)
+        self.context_stem = None if spec.context is None else make_stem(spec.context, config.stem_width, width)
+        self.biases = nn.ModuleDict()
+        if spec.pair_bias is not None:
+            make_bias = registry.find("sciml.operator.biases", spec.pair_bias)
+            counts = sorted({level.width // level.head_width for level in config.levels})
+            self.biases = nn.ModuleDict({str(heads): make_bias(heads) for heads in counts})
+
+    def extend(self, spec: TokenSpec, config: OperatorConfig) -> None:
+        """Add the rows of names that are new in `spec`; everything that exists keeps its weights."""
+        self.stem.extend(spec)
+        self.conditions.rows.extend(spec.vector_conditions)
+        for name, head in spec.heads.items():
+            if name in self.heads:
+                self.heads[name].extend(head)
+            else:
+                make = registry.find("sciml.operator.heads", head.kind)
+                self.heads[name] = make(spec, head, config.stem_width, config.levels[0].width)
+
+
+class Level(nn.Module):
+    """One scale: blocks on the way down and up, a cross attention to the context, and the maps to the next scale."""
+
+    def __init__(self, config: OperatorConfig, index: int) -> None:
+        super().__init__()
+        own = config.levels[index]
+        make = partial(Block, own, config.condition_width, config.dropout)
+        self.down = nn.ModuleList(make() for _ in range(own.depth))
+        self.context = CrossAttention(own.width, config.levels[0].width, own.head_width)
+        self.up = nn.ModuleList(make() for _ in range(own.depth_up))
+        if index + 1 < len(config.levels):
+            self.merge = Merge(own.width, config.levels[index + 1].width)
+            self.split = Split(config.levels[index + 1].width, own.width)
+
+
+class Operator(nn.Module):
+    """``forward(batch) → Outputs``: stem, blocks at several scales (a U), heads.
+
+    Core weights are named ``levels.*``, domain weights ``ports.<domain>.*``. Lattices of any rank and size go through
+    the same core; axes that may not be coarsened keep their length at every level.
+    """
+
+    def __init__(self, config: OperatorConfig, specs: Mapping[str, TokenSpec]) -> None:
+        super().__init__()
+        self.config = config
+        self.specs = dict(specs)
+        self.ports = nn.ModuleDict({name: Ports(spec, config) for name, spec in specs.items()})
+        self.levels = nn.ModuleList(Level(config, i) for i in range(len(config.levels)))
+
+    def extend(self, spec: TokenSpec) -> None:
+        """Learn of a domain, or of more names in a known one; existing weights are untouched."""
+        if spec.domain in self.specs:
+            self.specs[spec.domain] = spec
+            self._port(spec.domain).extend(spec, self.config)
+        else:
+            self.specs[spec.domain] = spec
+            self.ports[spec.domain] = Ports(spec, self.config)
+
+    def empty_cache(self) -> Cache:
+        """A cache to start a causal rollout with: one entry per mixer, in order of execution."""
+        blocks = [block for level in self.levels for block in level.down]  # type: ignore[union-attr]
+        blocks += [block for level in reversed(self.levels[:-1]) for block in level.up]  # type: ignore[union-attr]
+        return [() for block in blocks for _ in block.mixers]  # type: ignore[union-attr]
+
+    def forward(self, batch: TokenBatch, cache: Cache | None = None, second_order: bool = False) -> Outputs:
+        spec, port = self._spec(batch.domain), self._port(batch.domain)
+        cells, cache = batch.lattice, None if cache is None else list(cache)
+        sizes = cells_per_token(batch.axes, spec)
+        deepest = 2 ** (len(self.levels) - 1)
+        padded = pad(batch, [size * deepest if axis.coarsen else 1 for size, axis in zip(sizes, batch.axes)])
+        c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
+        x = port.stem(padded, sizes)  # (B, *tokens, width)
+        geometry = Geometry(coarsen(padded.axes, sizes), second_order, _pair_bias(port, padded))
+        tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
+        given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)
+        heads = {name: head(given) for name, head in port.heads.items()}
+        on_lattice = {name for name, head in spec.heads.items() if head.kind == "lattice"}
+        return Outputs({name: crop(y, cells) if name in on_lattice else y for name, y in heads.items()}, cache)
+
+    def _scales(self, x: Tensor, c: Tensor, geometry: Geometry, context: Tensor | None,
+                cache: Cache | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Down to the coarsest level and up again; returns the finest tokens and those of every level."""
+        kept: list[tuple[Tensor, Geometry, list[int]]] = []
+        for depth, level in enumerate(self.levels):
+            for block in level.down:  # type: ignore[union-attr]
+                x = block(x, c, geometry, cache)
+            if context is not None:
+                x = level.context(x, context, geometry.second_order)  # type: ignore[operator]
+            if depth + 1 < len(self.levels):
+                pairs = [2 if axis.coarsen else 1 for axis in geometry.axes]
+                kept.append((x, geometry, pairs))
+                x = level.merge(x, pairs)  # type: ignore[operator]
+                geometry = Geometry(coarsen(geometry.axes, pairs), geometry.second_order, geometry.pair_bias)
+        outputs = [x]
+        for level, (skip, finer, pairs) in zip(reversed(self.levels[:-1]), reversed(kept)):
+            x = skip + level.split(x, pairs)  # type: ignore[operator]
+            for block in level.up:  # type: ignore[union-attr]
+                x = block(x, c, finer, cache)
+            outputs.append(x)
+        return x, tuple(reversed(outputs))
+
+    def _context(self, batch: TokenBatch, port: Ports) -> Tensor | None:
+        context = batch.conditions.context
+        if context is None:
+            return None
+        spec = self._spec(batch.domain).context
+        assert spec is not None and port.context_stem is not None
+        sizes = cells_per_token(context.axes, spec)
+        padded = pad(context, sizes)
+        return port.context_stem(padded, sizes).flatten(1, -2)
+
+    def _spec(self, domain: str) -> TokenSpec:
+        if domain not in self.specs:
+            raise InputError("operator", key="domain", found=repr(domain), expected=f"one of {sorted(self.specs)}",
+                             fix="fine-tune it on a store of that domain first")
+        return self.specs[domain]
+
+    def _port(self, domain: str) -> Ports:
+        port = self.ports[domain]
+        assert isinstance(port, Ports)
+        return port
+
+
+def _pair_bias(port: Ports, batch: TokenBatch) -> Callable[[int], Tensor] | None:
+    """heads → additive attention term, computed once a forward pass from the coordinates of the packed axis."""
+    if not port.biases:
+        return None
+    place = batch.packed_axis or 0
+    made: dict[int, Tensor] = {}
+
+    def bias(heads: int) -> Tensor:
+        if heads not in made:
+            made[heads] = port.biases[str(heads)](batch.axes[place])
+        return made[heads]
+
+    return bias
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def optimizer_groups(module: nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Hidden matrices of the core (for Muon) and everything else (for AdamW)."""
+    matrices, rest = [], []
+    for name, parameter in module.named_parameters():
+        hidden = parameter.ndim == 2 and name.startswith("levels.") and "gain" not in name and "kernel" not in name
+        (matrices if hidden else rest).append(parameter)
+    return matrices, rest

@@ -1,0 +1,65 @@
+"""The patch stem: one linear map of every patch of cells, summed over named channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sciml.operator.named import NamedRows, NamedTables
+from sciml.operator.patch import Taps, fold
+from sciml.tokens import TokenBatch, TokenSpec
+
+
+class PatchStem(nn.Module):
+    """Per channel: a column for its values and one for where it was not observed; per lattice condition: a column.
+
+    Columns live in a narrow space of `stem_width` channels that the taps mix over the places of a patch; columns, taps
+    and the widening are multiplied into a single matrix before they meet the data.
+    """
+
+    def __init__(self, spec: TokenSpec, stem_width: int, width: int) -> None:
+        super().__init__()
+        self.values = NamedRows(spec.channels, stem_width, std=1.0)
+        self.missing = NamedRows(spec.channels, stem_width, std=0.5)
+        self.given = NamedRows(spec.lattice_conditions, stem_width, std=1.0)
+        self.taps = Taps(stem_width, spec.patch)
+        self.widen = nn.Linear(stem_width, width)
+        self.identities = NamedTables(width)
+        self.extend(spec)
+
+    def extend(self, spec: TokenSpec) -> None:
+        self.values.extend(spec.channels)
+        self.missing.extend(spec.channels)
+        self.given.extend(spec.lattice_conditions)
+        for namespace, members in spec.identities.items():
+            self.identities.extend(namespace, len(members))
+
+    def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor:
+        """``(B, *lattice / sizes, width)``; the lattice must be a multiple of `sizes`."""
+        inputs, columns = [batch.values], [self.values(batch.channels)]
+        if batch.observed is not None:
+            inputs.append((~batch.observed).to(batch.values.dtype).expand_as(batch.values))
+            columns.append(self.missing(batch.channels))
+        for name, value in batch.conditions.lattice.items():
+            inputs.append(value.expand(batch.values.shape[:-1])[..., None])
+            columns.append(self.given([name]))
+        x = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+        taps = self.taps.kernel(sizes)  # (P, w, w)
+        kernel = torch.einsum("ow,pwk,ck->opc", self.widen.weight, taps, torch.cat(columns)) / taps.shape[0]
+        tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
+        return tokens + self._identities(batch, tokens)
+
+    def _identities(self, batch: TokenBatch, tokens: Tensor) -> Tensor:
+        total = tokens.new_zeros(())
+        for place, axis in enumerate(batch.axes):
+            if axis.ids is not None and axis.namespace is not None:
+                rows = self.identities(axis.namespace)[axis.ids]  # (B or 1, n, width)
+                shape = [rows.shape[0], *[1] * len(batch.axes), rows.shape[-1]]
+                shape[1 + place] = rows.shape[1]
+                total = total + rows.view(shape)
+        return total
+
+
+PLUGIN = PatchStem

@@ -1,0 +1,189 @@
+"""From what a run folder holds to one HTML file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciml.errors import InputError
+from sciml.report import fields, machine, scores, series
+from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
+from sciml.report.maps import Panel
+from sciml.report.run import Log, Run
+
+MAX_BYTES = 6_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run on the page: the pretraining, or the fine-tuning that followed. Empty lists are said to be absent."""
+
+    run: Run
+    kind: str
+    facts: tuple[tuple[str, str], ...]
+    verdicts: tuple[tuple[str, str], ...]
+    tables: tuple[tuple[str, list[scores.Score]], ...]
+    training: tuple[Picture, ...]
+    panels: tuple[Panel, ...]
+    errors: tuple[Picture, ...]
+    spectra: tuple[Picture, ...]
+    forecasts: tuple[Picture, ...]
+
+
+def render(run: Run, out: Path) -> Path:
+    """Draw, fill the template, write `out` through a sibling and a rename. Raises `InputError` above 6 MB."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = sum(len(r.rollouts) for r in (run, *run.children))
+    parts = [part(r, "Fine-tuning" if r in run.children else "Training", max(1, 2 * found)) for r in (run, *run.children)]
+    environment = Environment(loader=PackageLoader("sciml.report", "templates"), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=StrictUndefined)
+    environment.globals.update(provenance=provenance, stem=_stem)
+    html = environment.get_template("page.html").render(
+        title=run.name, parts=parts, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        versions=machine.versions(), lead=lead(run))
+    if len(html.encode()) > MAX_BYTES:
+        raise InputError(out, found=f"{len(html.encode()) / 1e6:.1f} MB", expected=f"at most {MAX_BYTES / 1e6:.0f} MB",
+                         fix="leave some of the stores out of the run's rollout/ and forecast/ folders")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        new.write_text(html, encoding="utf-8")
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
+    return out
+
+
+def part(run: Run, kind: str, budget: int) -> Part:
+    """Draw all that one run folder holds."""
+    sources = [source for name, path in run.rollouts.items() for source in fields.sources(name, path)]
+    spectra = [fields.spectrum(source, f"spectrum {kind} {source.dataset} {source.name}") for source in sources]
+    return Part(
+        run, kind, facts=facts(run),
+        verdicts=tuple(scores.sentence(name, evaluation) for name, evaluation in run.evaluations.items()),
+        tables=tuple((name, scores.table(evaluation)) for name, evaluation in run.evaluations.items()),
+        training=training(run.log, kind) if run.log is not None else (),
+        panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
+        errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
+        forecasts=tuple(series.forecasts(name, path) for name, path in run.forecasts.items()))
+
+
+def lead(run: Run) -> str:
+    """What was trained on what, in one sentence."""
+    data = [_stem(source.get("store", "")) for source in run.recipe.get("data", [])] or list(run.log.losses if run.log else ())
+    size = _number(run.checkpoint, "parameters")
+    what = f"One operator{f' with {size:,} parameters' if size else ''}".replace(",", " ")
+    on = f", trained on {' and '.join(data)}" if data else ""
+    tuned = [_stem(s.get("store", "")) for child in run.children for s in child.recipe.get("data", [])]
+    return f"{what}{on}{f', then fine-tuned on {chr(32).join(tuned)}' if tuned else ''}."
+
+
+def facts(run: Run) -> tuple[tuple[str, str], ...]:
+    """What the headline lists; what is not known is left out."""
+    found: list[tuple[str, str]] = []
+    if run.log is not None:
+        found.append(("Steps", f"{run.log.steps:,}".replace(",", " ")))
+        if run.log.samples:
+            found.append(("Samples seen", f"{run.log.samples:,}".replace(",", " ")))
+        if run.log.seconds:
+            found.append(("Wall clock", scores.duration(run.log.seconds)))
+    size = _number(run.checkpoint, "parameters")
+    if size:
+        found.append(("Parameters", f"{size:,}".replace(",", " ")))
+    where = run.checkpoint.get("machine")
+    if isinstance(where, Mapping):
+        found.append(("Machine", ", ".join(str(v) for v in where.values())))
+    elif where:
+        found.append(("Machine", str(where)))
+    if run.recipe.get("seed") is not None:
+        found.append(("Seed", str(run.recipe["seed"])))
+    return tuple(found)
+
+
+def training(log: Log, key: str) -> tuple[Picture, ...]:
+    """Loss by data set, validation beside its baseline; both on a logarithmic scale."""
+    pictures = []
+    colors = {name: SERIES[i % len(SERIES)] for i, name in enumerate(dict.fromkeys((*log.losses, *log.validation)))}
+    if log.losses:
+        longest = max(len(steps) for steps, _ in log.losses.values())
+        width = max(1, longest // 60)
+        lines = [Line(steps, smooth(values, width), name, colors[name]) for name, (steps, values) in log.losses.items()]
+        shown = f"running median of {width} logged values" if width > 1 else "as logged"
+        pictures.append(Picture(chart(lines, alt=f"Training loss by data set against step: {_ends(log.losses)}",
+                                      key=f"loss {key}", x_label="step", y_label="loss", log_y=True),
+                                f"Training loss, {shown}.", "Training loss"))
+    if log.validation:
+        lines = [Line(*points, name, colors[name]) for name, points in log.validation.items()]
+        lines += [Line(*points, f"{name}, baseline", colors.get(name, BASELINE), (0, (2, 2)), 1.2)  # type: ignore[arg-type]
+                  for name, points in log.baseline.items()]
+        pictures.append(Picture(chart(lines, alt=f"Validation loss by data set against step: {_ends(log.validation)}",
+                                      key=f"validation {key}", x_label="step", y_label="validation loss", log_y=True),
+                                "Validation loss; dashed: the baseline alone on the same windows.", "Validation"))
+    return tuple(pictures)
+
+
+def error_curves(run: Run, sources: list[fields.Source], key: str) -> list[Picture]:
+    """Error against rollout step from the evaluations; where they hold none, from the rollout itself."""
+    pictures = []
+    for dataset, evaluation in run.evaluations.items():
+        peer = next((str(row["baseline_name"]) for row in evaluation["rows"] if row.get("baseline_name")), "baseline")
+        for name, curve in (evaluation.get("curves") or {}).items():
+            pictures.append(_error_curve(f"{name.replace('_', ' ')}, {dataset}", curve, peer, f"{key} {dataset} {name}"))
+    if pictures:
+        return pictures
+    for source in sources:
+        errors = fields.errors(source)
+        if errors is not None:
+            title = f"relative L2 of {source.title}, {source.dataset}"
+            pictures.append(_error_curve(title, errors, "", f"{key} {title}"))
+    return pictures
+
+
+def _error_curve(title: str, curve: Mapping[str, list[float]], peer: str, key: str) -> Picture:
+    step = np.asarray(curve["step"], np.float64)
+    lines = [Line(step, _floats(curve["ours"]), "model", OURS)]
+    if curve.get("baseline") is not None:
+        lines.insert(0, Line(step, _floats(curve["baseline"]), peer, BASELINE, (0, (3, 2)), 1.4))  # type: ignore[arg-type]
+    ends = ", ".join(f"{line.label} from {scores.text(line.y[0])} to {scores.text(line.y[-1])}" for line in lines)
+    svg = chart(lines, alt=f"{title} against rollout step: {ends}", key=f"error {key}", x_label="rollout step",
+                y_label="error", log_y=True)
+    return Picture(svg, f"{ends[:1].upper()}{ends[1:]} over {int(step[-1])} steps.", f"{title[:1].upper()}{title[1:]}")
+
+
+def provenance(run: Run) -> list[tuple[str, str]]:
+    """Title and text of what the run was made from and with: the recipe and what the checkpoint says of itself."""
+    found = [("Recipe", run.recipe_text)] if run.recipe_text else []
+    names = {"versions": "Versions", "data": "Data and their hashes", "machine": "Machine", "files": "Files and their hashes",
+             "baselines": "Baselines"}
+    for key, title in names.items():
+        if run.checkpoint.get(key):
+            found.append((title, json.dumps(run.checkpoint[key], indent=2, ensure_ascii=False, default=str)))
+    rest = {k: v for k, v in run.checkpoint.items() if k not in names and k != "recipe"}
+    if rest:
+        found.append(("Checkpoint", json.dumps(rest, indent=2, ensure_ascii=False, default=str)[:40_000]))
+    return found
+
+
+def _ends(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    return "; ".join(f"{name} from {scores.text(y[0])} to {scores.text(y[-1])}" for name, (_, y) in curves.items() if len(y))
+
+
+def _floats(values: list[Any]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def _number(mapping: Mapping[str, Any], key: str) -> int | None:
+    value = mapping.get(key)
+    return value if isinstance(value, int) else None
+
+
+def _stem(url: str) -> str:
+    return str(url).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
