@@ -78,9 +78,14 @@ class DomainAdapter(Protocol):
     then tracks them. objective: name in ``sciml.objectives``.
     """
 
-    name: str
-    differentiate: tuple[str, ...]
-    objective: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def differentiate(self) -> tuple[str, ...]: ...
+
+    @property
+    def objective(self) -> str: ...
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -97,6 +102,10 @@ class DomainAdapter(Protocol):
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
         """The split's samples; `train`: with the domain's augmentation and random leads or horizons."""
+        ...
+
+    def starts(self, store: Store, split: SplitName) -> list[Sample]:
+        """One sample per block of the split to start a rollout from, with whatever the store knows of its future."""
         ...
 
     def encode(self, sample: Sample) -> TokenBatch:

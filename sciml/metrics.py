@@ -71,7 +71,7 @@ def weighted_quantile_loss(prediction: ArrayLike, truth: ArrayLike, levels: Sequ
 
 
 def mase(prediction: ArrayLike, truth: ArrayLike, history: ArrayLike, season: int = 1, *, keep: int = 1) -> Array:
-    """``mean |p − t|`` over the mean of ``|h_i − h_{i − season}|`` along the last dimension of `history`; unit, null: 1.
+    """``mean |p − t|`` over the mean ``|h_i − h_{i − season}|`` along the last dimension of `history`; unit 1; null: 1.
 
     The scale is of the training history of each kept series, known pairs only; keep series apart, then mean over them.
     Source: Hyndman & Koehler 2006. A history with no change gives infinity (0 if the forecast is right).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Sample
+from sciml.adapter import DomainAdapter, Sample
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.predictor import Predictor
-from sciml.tokens import State
+from sciml.tokens import State, Target
 
 
 class BlowUp(RuntimeError):
@@ -43,10 +47,21 @@ def rollout(predictor: Predictor, initial: State, steps: int) -> Iterator[State]
 def rollout_dataset(predictor: Predictor, dataset: Sample, steps: int) -> xr.Dataset:
     """All states of a rollout from one sample, joined along ``time``; the attributes of the input are kept."""
     adapter = predictor.of(dataset)
-    states = [adapter.observe(state) for state in rollout(predictor, adapter.initial(dataset), steps)]
+    states = [frame(adapter.observe(state), dataset)
+              for state in rollout(predictor, adapter.initial(dataset), steps)]
     joined = xr.concat(states, dim="time", data_vars="minimal", coords="minimal", compat="override", join="override")
-    joined = joined.isel(sample=0, drop=True) if joined.sizes.get("sample") == 1 else joined
-    return joined.assign_attrs({**dataset.attrs, **joined.attrs})
+    return joined.isel(sample=0, drop=True).assign_attrs({**dataset.attrs, **joined.attrs})
+
+
+def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
+    """An observed state with a dimension ``time`` after ``sample`` and, where time is a number, the sample's clock."""
+    time = observed["time"]
+    if time.dtype.kind == "f" and "time" in sample.coords:
+        start = float(sample["time"].values.reshape(-1)[0])
+        observed = observed.assign_coords(time=(time.dims, np.asarray(time.values + start), time.attrs))
+    if "time" in observed.dims:
+        return observed
+    return observed.expand_dims("time").transpose("sample", "time", ...)
 
 
 def dump_state(state: State) -> tuple[str, dict[str, Tensor]]:
@@ -75,8 +90,6 @@ def dump_state(state: State) -> tuple[str, dict[str, Tensor]]:
 
 def restore_state(initial: State, text: str, tensors: dict[str, Tensor]) -> State:
     """The state that `dump_state` took; `initial` gives what a rollout never changes."""
-    from sciml.tokens import Target
-
     def unpack(node: dict[str, Any]) -> Any:
         (kind, value), = node.items()
         if kind == "tensor":
@@ -95,93 +108,122 @@ def restore_state(initial: State, text: str, tensors: dict[str, Tensor]) -> Stat
     return State(batch, tree["step"], tree["elapsed"], tree["cache"], tree["rng"], tree["extra"])
 
 
-def rollout_to_zarr(predictor: Predictor, samples: list[Sample], out: str | Path, *, steps: int, save_every: int = 20,
+def rollout_to_zarr(predictor: Predictor, store: Store, split: SplitName, out: str | Path, *, steps: int,
+                    trajectories: int | None = None, overwrite: bool = False, save_every: int = 20,
                     progress: Callable[[int, int], None] | None = None) -> Path:
-    """Roll every sample `steps` steps and stream the states to ``out`` (sample, time, …), in constant memory.
+    """Roll the first state of every block of a split `steps` steps; stream to ``out`` (sample, time, …) as it comes.
 
-    A killed run goes on where it stopped. A rollout that blows up leaves NaN from that step on, and the attribute
-    ``stopped`` names sample and step. Raises `InputError` if `out` holds something else.
+    Constant memory. A killed rollout goes on where it stopped, step for step the same. One that blows up leaves NaN
+    from that step on, and the attribute ``stopped`` names it. Where the store knows the truth it is written beside, as
+    ``<name>_truth``. Raises `InputError` if `out` holds something else and not `overwrite`.
     """
-    from safetensors.torch import load_file, save_file
-
-    out = Path(out)
+    adapter, out = predictor.adapter(store.meta.domain), Path(out)
+    samples = adapter.starts(store, split)[:trajectories]
+    if overwrite and out.exists():
+        shutil.rmtree(out)
     plan = {"steps": steps, "samples": [str(s.attrs.get("source", i)) for i, s in enumerate(samples)]}
-    group = _open_output(predictor, samples, out, plan)
-    stopped = dict(group.attrs["stopped"])
-    done = dict(group.attrs["done"])
+    group = _open_output(predictor, adapter, samples, out, plan)
     for number, sample in enumerate(samples):
-        adapter, saved = predictor.of(sample), out / f"state-{number}.safetensors"
-        state = initial = adapter.initial(sample)
-        if done.get(str(number), 0) and saved.exists():
-            from safetensors import safe_open
-
-            with safe_open(saved, framework="pt") as file:
-                state = restore_state(initial, file.metadata()["tree"], load_file(saved))
-        if str(number) in stopped or state.step >= steps:
-            continue
-        try:
-            for state in rollout(predictor, state, steps - state.step):
-                _write_step(group, number, state.step, adapter.observe(state))
-                if state.step % save_every == 0 or state.step == steps:
-                    tree, tensors = dump_state(state)
-                    temporary = saved.with_suffix(".part")
-                    save_file(tensors, temporary, metadata={"tree": tree})
-                    temporary.replace(saved)
-                    done[str(number)] = state.step
-                    group.attrs["done"] = done
-                if progress is not None:
-                    progress(number * steps + state.step, len(samples) * steps)
-        except BlowUp as error:
-            stopped[str(number)] = error.step
-            group.attrs["stopped"] = stopped
+        _roll_one(predictor, adapter, sample, number, group, out, steps, save_every,
+                  lambda step, n=number: progress and progress(n * steps + step, len(samples) * steps))
     group.attrs["complete"] = True
     for saved in out.glob("state-*.safetensors"):
         saved.unlink()
     return out
 
 
-def _open_output(predictor: Predictor, samples: list[Sample], out: Path, plan: dict[str, Any]) -> Any:
+def _roll_one(predictor: Predictor, adapter: DomainAdapter, sample: Sample, number: int, group: Any, out: Path,
+              steps: int, save_every: int, progress: Callable[[int], Any]) -> None:
+    """One sample from its initial or saved state to the end, or to the step where it blows up."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    saved = out / f"state-{number}.safetensors"
+    state = initial = adapter.initial(sample)
+    done, stopped = dict(group.attrs["done"]), dict(group.attrs["stopped"])
+    if str(number) in stopped or done.get(str(number), 0) >= steps:
+        return
+    if str(number) in done and saved.exists():
+        with safe_open(saved, framework="pt") as file:
+            state = restore_state(initial, file.metadata()["tree"], load_file(saved))
+    try:
+        for state in rollout(predictor, state, steps - state.step):
+            _write_step(group, number, state.step, frame(adapter.observe(state), sample))
+            if state.step % save_every == 0 or state.step == steps:
+                tree, tensors = dump_state(state)
+                temporary = saved.with_suffix(".part")
+                save_file(tensors, temporary, metadata={"tree": tree})
+                temporary.replace(saved)
+                group.attrs["done"] = {**done, str(number): state.step}
+            progress(state.step)
+    except BlowUp as error:
+        group.attrs["stopped"] = {**stopped, str(number): error.step}
+
+
+def _open_output(predictor: Predictor, adapter: DomainAdapter, samples: list[Sample], out: Path,
+                 plan: dict[str, Any]) -> Any:
     import zarr
 
     if out.exists():
         group = zarr.open_group(out, mode="r+")
         if group.attrs.get("plan") != plan:
             raise InputError(out, key="plan", found=group.attrs.get("plan"), expected=f"{plan}",
-                             fix="choose another output, or remove this one")
+                             fix="choose another output, or pass --overwrite")
         return group
-    adapter = predictor.of(samples[0])
-    first = adapter.observe(predictor.step(adapter.initial(samples[0])))
+    if not samples:
+        raise InputError(out, key="samples", found="none", expected="at least one initial state in the split",
+                         fix="choose another split")
+    first = frame(adapter.observe(predictor.step(adapter.initial(samples[0]))), samples[0])
     length = first.sizes["time"]
-    shape = {name: (len(samples), plan["steps"] * length, *first[name].isel(sample=0).shape[1:])
-             for name in first.data_vars}
-    group = zarr.create_group(out)
-    for name, size in shape.items():
+    temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
+    group = zarr.create_group(temporary)
+    for name in map(str, first.data_vars):
         variable = first[name]
-        array = group.create_array(str(name), shape=size, chunks=(1, length, *size[2:]), dtype=str(variable.dtype),
-                                   fill_value=np.nan, dimension_names=[str(d) for d in variable.dims])
-        array.attrs.update({k: v for k, v in variable.attrs.items() if isinstance(v, str | int | float)})
+        size = (len(samples), plan["steps"] * length, *variable.isel(sample=0).shape[1:])
+        names = [name, f"{name}_truth"] if any(name in s and s.sizes.get("time", 1) > 1 for s in samples) else [name]
+        for each in names:
+            array = group.create_array(each, shape=size, chunks=(1, length, *size[2:]), dtype=str(variable.dtype),
+                                       fill_value=np.nan, dimension_names=[str(d) for d in variable.dims])
+            array.attrs.update(plain(variable.attrs))
     _write_coords(group, first, samples, plan["steps"] * length)
-    group.attrs.update({"plan": plan, "done": {}, "stopped": {}, "complete": False,
-                        "domain": adapter.name, "provenance": dict(predictor.provenance)})
-    return group
+    _write_truth(group, first, samples)
+    group.attrs.update({"plan": plan, "done": {}, "stopped": {}, "complete": False, "domain": adapter.name,
+                        "dataset": str(first.attrs.get("dataset", "")), "checkpoint": dict(predictor.provenance)})
+    temporary.rename(out)
+    return zarr.open_group(out, mode="r+")
+
+
+def _write_truth(group: Any, first: xr.Dataset, samples: list[Sample]) -> None:
+    """What a sample knows of the times to come."""
+    for number, sample in enumerate(samples):
+        for name in map(str, first.data_vars):
+            if f"{name}_truth" in group and name in sample and sample.sizes.get("time", 1) > 1:
+                later = sample[name].transpose("time", *[d for d in first[name].dims if d not in ("sample", "time")])
+                array = group[f"{name}_truth"]
+                known = later.to_numpy()[int(sample.attrs.get("look_back", 1)):][: array.shape[1]]
+                array[number, : len(known)] = known
 
 
 def _write_coords(group: Any, first: xr.Dataset, samples: list[Sample], length: int) -> None:
     for name, coord in first.coords.items():
-        if name in ("time", "sample") or coord.dtype.kind not in "fiU":
+        if name in ("time", "sample") or coord.dtype.kind not in "fiUO":
             continue
         values = coord.to_numpy()
-        array = group.create_array(str(name), shape=values.shape, dtype=values.dtype if values.dtype.kind != "U" else str,
+        text = values.dtype.kind in "UO"
+        array = group.create_array(str(name), shape=values.shape, dtype=str if text else values.dtype,
                                    dimension_names=[str(d) for d in coord.dims])
-        array[...] = values
-        array.attrs.update({k: v for k, v in coord.attrs.items() if isinstance(v, str | int | float)})
-    kind = first["time"].dtype
-    time = group.create_array("time", shape=(len(samples), length), dtype="int64" if kind.kind == "M" else "float64",
-                              fill_value=0, dimension_names=["sample", "time"])
-    if kind.kind == "M":
-        time.attrs.update({"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"})
-    else:
-        time.attrs.update({k: v for k, v in first["time"].attrs.items() if isinstance(v, str | int | float)})
+        array[...] = values.astype(object) if text else values
+        array.attrs.update(plain(coord.attrs))
+    dates = first["time"].dtype.kind == "M"
+    time = group.create_array("time", shape=(len(samples), length), dtype="int64" if dates else "float64",
+                              chunks=(1, length), fill_value=0, dimension_names=["sample", "time"])
+    time.attrs.update({"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"} if dates
+                      else plain(first["time"].attrs))
+
+
+def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """The attributes that JSON can hold."""
+    return {str(k): v for k, v in attrs.items() if isinstance(v, str | int | float)}
 
 
 def _write_step(group: Any, number: int, step: int, observed: xr.Dataset) -> None:

@@ -97,3 +97,27 @@ def _bar(label: str) -> Iterator[Progress]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Any], None]]:
+    """A listener of a training loop: a bar with the loss on a terminal, otherwise a line every few seconds."""
+    with progress("train") as report:
+        yield lambda event: report(event.step, event.steps)
+
+
+def trained(folder: Any, recipe: Mapping[str, Any], *, json_: bool) -> None:
+    """Where a run was left and how its last validation stood beside the baseline."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    checks = [line for line in lines if "validation" in line]
+    best = min(checks, key=lambda line: line["score"]) if checks else None
+    summary = {"run": str(folder), "name": recipe["name"], "steps": lines[-1]["step"] if lines else 0,
+               "selected_step": best and best["step"], "validation": best and best["validation"],
+               "baseline": best and best["baseline"]}
+    if json_:
+        as_json(summary)
+        return
+    if best is not None:
+        table([{"dataset": name, "validation loss": value, "baseline": best["baseline"][name],
+                "ratio": value / best["baseline"][name]} for name, value in best["validation"].items()])
+    click.echo(f"{folder}: {summary['steps']} steps, selected step {summary['selected_step']}")

@@ -36,6 +36,8 @@ def evaluate(checkpoint: Path, store: str, split: str, max_windows: int | None, 
         result = score(load(checkpoint), opened, split, max_windows=max_windows, progress=progress)
     run = run_of(resolve(checkpoint))
     path = out or (None if run is None else run / "evaluation" / f"{opened.meta.dataset}.json")
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if path is not None:
         write_json(path, console.finite(result.json()))
     if json_:

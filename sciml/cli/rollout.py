@@ -17,13 +17,16 @@ from sciml.cli import console
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--trajectories", type=click.IntRange(min=1), help="Only the first so many.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.zarr; otherwise a stopped rollout goes on.")
-def rollout(checkpoint: Path, store: str, out: Path, steps: int, split: str, trajectories: int | None,
+@click.pass_context
+def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: int, split: str, trajectories: int | None,
             overwrite: bool) -> None:
     """Step CHECKPOINT forward from the initial states in STORE.
 
     CHECKPOINT is a checkpoint folder, or a run folder. The result is written as it comes, in physical units and
-    coordinates, in constant memory; started again, a stopped rollout goes on where it was.
+    coordinates, in constant memory; started again, a stopped rollout goes on where it was. Exits with 1 if it blew up.
     """
+    import zarr
+
     from sciml.checkpoint import load
     from sciml.data.store import open_store
     from sciml.rollout import rollout_to_zarr
@@ -32,6 +35,11 @@ def rollout(checkpoint: Path, store: str, out: Path, steps: int, split: str, tra
         path = rollout_to_zarr(load(checkpoint), open_store(store), split, out, steps=steps,
                                trajectories=trajectories, overwrite=overwrite, progress=progress)
     click.echo(path)
+    stopped = zarr.open_group(path, mode="r").attrs.get("stopped") or {}
+    for sample, step in dict(stopped).items():
+        click.echo(f"sample {sample} stopped at step {step}: not finite; NaN from there on", err=True)
+    if stopped:
+        ctx.exit(1)
     console.next_command(f"sciml evaluate {checkpoint} --data {store}")
 
 

@@ -56,7 +56,8 @@ def read_metadata(url: str) -> dict[str, Any]:
     try:
         root_json = json.loads(text)
     except ValueError as error:
-        raise InputError(url, key="zarr.json", found=str(error)[:80], expected="JSON", fix="build the store anew") from None
+        raise InputError(url, key="zarr.json", found=str(error)[:80], expected="JSON",
+                         fix="build the store anew") from None
     if not isinstance(root_json, dict) or root_json.get("zarr_format") != 3 or root_json.get("node_type") != "group":
         raise InputError(url, key="zarr.json", found=f"zarr_format {_get(root_json, 'zarr_format')}, "
                          f"node_type {_get(root_json, 'node_type')}", expected="a Zarr v3 group",

@@ -1,4 +1,4 @@
-"""How a variable is cut into chunks (the unit that is read) and shards (the unit that is a file and written at once)."""
+"""How a variable is cut into chunks (the unit that is read) and shards (the unit that is written, one file)."""
 
 from __future__ import annotations
 

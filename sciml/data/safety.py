@@ -71,8 +71,8 @@ def check_ratio(where: object, declared: int, stored: int, limits: Limits) -> No
 def open_hdf5(url: str | Path, limits: Limits = DEFAULT) -> Any:
     """A guarded, read-only ``h5py.File`` (use it in ``with``), from a path or fsspec URL.
 
-    Refuses external links, links of unknown kinds, soft links that lead nowhere, virtual data sets, external raw storage, reference
-    and ragged types, filters that are not installed, sizes beyond `limits`, and truncated files.
+    Refuses external links, links of unknown kinds, soft links that lead nowhere, virtual data sets, external raw
+    storage, reference and ragged types, filters that are not installed, sizes beyond `limits`, and truncated files.
     """
     file = raw_hdf5(url)
     try:
@@ -99,10 +99,9 @@ def raw_hdf5(url: str | Path) -> Any:
 def _check_hdf5(where: str, file: Any, stored: int, limits: Limits) -> None:
     import h5py
 
-    declared, soft, count = 0, [], 0
-    for name, item in _hdf5_objects(where, file, soft):
-        count += 1
-        if count > limits.objects:
+    declared, soft = 0, list[tuple[str, str]]()
+    for count, (name, item) in enumerate(_hdf5_objects(where, file, soft)):
+        if count >= limits.objects:
             raise InputError(where, found=f"more than {limits.objects} objects", expected="fewer",
                              fix="split the file, or raise options.limits.objects in source.yaml")
         if isinstance(item, h5py.Dataset):
@@ -205,7 +204,7 @@ def check_npy(path: str | Path, limits: Limits = DEFAULT) -> NpyHeader:
 
 
 def check_npz(path: str | Path, limits: Limits = DEFAULT) -> tuple[NpyHeader, ...]:
-    """The headers of all arrays of a local .npz file. Refuses zip bombs and members whose header contradicts their size."""
+    """The headers of all arrays of a local .npz file. Refuses zip bombs and headers that contradict a member's size."""
     where, headers = str(path), []
     require(path)
     try:

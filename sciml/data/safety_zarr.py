@@ -98,7 +98,8 @@ def _check_zarr_document(where: str, key: str, document: Mapping[str, Any], limi
         names = [codec.get("id") for codec in codecs if codec]
         known, chunks, itemsize = V2_CODECS, document.get("chunks"), _v2_itemsize(where, key, document, names)
     elif document.get("node_type") == "array":
-        names, chunks = _v3_codecs(document.get("codecs", []), _at(document, "chunk_grid", "configuration", "chunk_shape"))
+        names, chunks = _v3_codecs(document.get("codecs", []),
+                                   _at(document, "chunk_grid", "configuration", "chunk_shape"))
         known, itemsize = V3_CODECS, _v3_itemsize(where, key, document)
         if document.get("storage_transformers"):
             raise InputError(where, key=key, found="storage transformers", expected="none", fix="write it without")
@@ -145,7 +146,8 @@ def _v2_itemsize(where: str, key: str, document: Mapping[str, Any], codecs: list
     try:
         dtype = np.dtype(text if isinstance(text, str) else [tuple(part) for part in text])  # type: ignore[union-attr]
     except (TypeError, ValueError):
-        raise InputError(where, key=key, found=f"dtype {text!r}", expected="a NumPy type", fix="write it again") from None
+        raise InputError(where, key=key, found=f"dtype {text!r}", expected="a NumPy type",
+                         fix="write it again") from None
     if dtype.hasobject and "vlen-utf8" not in codecs:
         raise InputError(where, key=key, found=f"object type {text!r} with codecs {codecs}",
                          expected="numbers, or strings with vlen-utf8", fix="rewrite the array with a numeric type")

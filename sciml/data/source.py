@@ -39,7 +39,7 @@ class SourceVariable(Section):
 
 
 class SourceAxis(Section):
-    """What the file doesn't say of a dimension. reverse: flip a descending coordinate; uniform: false accepts uneven time."""
+    """What the file doesn't say of a dimension. reverse: flip a descending one; uniform: false accepts uneven time."""
 
     kind: Literal["space", "time", "set"] | None = None
     unit: str | None = None

@@ -152,6 +152,14 @@ class _Lazy:
         return np.asarray(part.values)
 
 
+def read_through(array: xr.DataArray, blocks: Sequence[Block], evolves: bool) -> None:
+    """Decode every value of the blocks, 16 MiB at a time; raises what decoding raises."""
+    for first, last, start, stop in runs(blocks, evolves):
+        part = array[first:last, start:stop] if evolves else array[first:last]
+        for piece in pieces(part.shape, part.dtype.itemsize):
+            part[piece].load()
+
+
 def _block_partials(source: _Lazy, run: tuple[int, int, int, int], evolves: bool, member_axis: int | None,
                     leads: Sequence[int]) -> tuple[Partial, list[Partial]]:
     """Groups that fit are read once and reduced in memory; larger ones are read piece by piece, twice per lead."""
@@ -167,15 +175,15 @@ def _block_partials(source: _Lazy, run: tuple[int, int, int, int], evolves: bool
         region = (slice(low, high), slice(start, stop)) if evolves else (slice(low, high),)
         view = source[region] if size <= RESIDENT_BYTES else _Lazy(source.array[region])
         shape = (high - low, *lengths)
-        values += [reduce_values(view[piece], member_axis) for piece in _pieces(shape, item)]
+        values += [reduce_values(view[piece], member_axis) for piece in pieces(shape, item)]
         for i, lead in enumerate(leads):
-            for piece in _pieces((shape[0], shape[1] - lead, *shape[2:]), item):
+            for piece in pieces((shape[0], shape[1] - lead, *shape[2:]), item):
                 later = (piece[0], slice(piece[1].start + lead, piece[1].stop + lead), *piece[2:])
                 steps[i].append(reduce_values(view[later].astype(np.float64) - view[piece], member_axis))
     return combine_all(values), [combine_all(s) for s in steps]
 
 
-def _pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
+def pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
     """Cut a shape into pieces of at most 16 MiB, along the leading axes first."""
     steps = list(shape)
     for axis in range(len(steps)):

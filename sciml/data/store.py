@@ -7,7 +7,6 @@ nothing is decoded before sizes, codecs and files were checked (`sciml.data.guar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from sciml.data.chunks import ChunkReader, zarr_store
 from sciml.data.guard import check_arrays, chunk_shapes, local_path, read_metadata, refuse_links
 from sciml.data.schema import STORE_SCHEMA, StoreMeta
-from sciml.data.write import StoreDraft, write_group
+from sciml.data.write import Accept, Progress, StoreDraft, write_group
 from sciml.errors import InputError
 from sciml.recipe import validate
 
@@ -27,14 +26,14 @@ CACHE_BYTES = 256 << 20
 
 
 def write_store(dataset: xr.Dataset, draft: StoreDraft, path: str | os.PathLike[str], *, overwrite: bool = False,
-                progress: Callable[[int, int], None] | None = None,
-                accept: Callable[[xr.Dataset], None] | None = None) -> Store:
+                progress: Progress | None = None,
+                accept: Accept | None = None) -> Store:
     """Write a (lazy) dataset ``(group_dim, *dims)`` with `draft`'s description; returns the store, open.
 
-    Computed shard by shard by dask, in constant memory. `accept` sees what was written before it becomes visible and
-    may raise. Whatever fails or is killed leaves `path` as it was; the next writing of the same path removes what was
-    left beside it. Raises `InputError` if `path` exists and not `overwrite`, if the dataset doesn't fit the draft, or
-    if the disk is full.
+    Computed shard by shard by dask, in constant memory. `accept` sees what was written before it becomes visible: it
+    may raise, and returns notes to keep. Whatever fails or is killed leaves `path` as it was; the next writing of the
+    same path removes what was left beside it. Raises `InputError` if `path` exists and not `overwrite`, if the dataset
+    doesn't fit the draft, or if the disk is full.
     """
     write_group(dataset, draft, os.fspath(path), overwrite=overwrite, progress=progress, accept=accept)
     return open_store(path)
@@ -87,7 +86,7 @@ class Store:
     def __init__(self, url: str, meta: StoreMeta, layout: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
                  cache_bytes: int) -> None:
         self.url, self.meta, self.cache_bytes = url, meta, cache_bytes
-        self._layout = layout
+        self.layout = layout
         self._reader = ChunkReader(url, layout, cache_bytes)
         self._lazy: xr.Dataset | None = None
 
@@ -106,7 +105,7 @@ class Store:
     def dataset(self) -> xr.Dataset:
         """All variables as dask arrays, one dask chunk per shard (at most about 16 MiB)."""
         dataset = self.lazy()
-        chunked = {name: dataset[name].chunk(dict(zip(dataset[name].dims, self._layout[name][1], strict=True)))
+        chunked = {name: dataset[name].chunk(dict(zip(dataset[name].dims, self.layout[name][1], strict=True)))
                    for name in self.meta.variables}
         return dataset.assign(chunked)
 
@@ -131,8 +130,7 @@ class Store:
         if name not in coords:
             raise InputError(self.url, key=name, found="no such coordinate",
                              expected=f"one of {', '.join(map(str, coords))}", fix="correct the name")
-        values = np.asarray(coords[name].values)
-        return values.astype(str) if values.dtype.kind in "OT" else values
+        return np.asarray(coords[name].values)
 
     def members(self, dim: str) -> tuple[str, ...]:
         """Labels of a set dimension, in order."""
@@ -140,7 +138,7 @@ class Store:
 
     @property
     def amplification(self) -> float:
-        """Bytes decoded over bytes asked for, since opening; 0 before anything was read, below 1 if the cache serves."""
+        """Bytes decoded over bytes asked for, since opening; 0 before anything was read, below 1 if the cache helps."""
         return self._reader.decoded / self._reader.asked if self._reader.asked else 0.0
 
     @property
@@ -158,4 +156,6 @@ def _open_dataset(url: str) -> xr.Dataset:
 
     dataset = xr.open_zarr(zarr_store(url, read_only=True), chunks=None, consolidated=True)
     dataset.attrs.pop("sciml", None)
-    return dataset
+    labels = {name: (coord.dims, coord.values.astype(object).astype(str), coord.attrs)
+              for name, coord in dataset.coords.items() if coord.dtype.kind in "OT"}
+    return dataset.assign_coords(labels)

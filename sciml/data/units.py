@@ -17,7 +17,8 @@ def registry() -> Any:
     """The pint registry; exponents may be written without ``**``, and CF's degrees_north are degrees."""
     import pint
 
-    units = pint.UnitRegistry(preprocessors=[lambda text: re.sub(r"(?<=[A-Za-zµ°])(?<!\de)(?=[-+]?\d)", "**", text)])
+    exponent = re.compile(r"(?<=[A-Za-zµ°])(?<!\de)(?=[-+]?\d)")
+    units: Any = pint.UnitRegistry(preprocessors=[lambda text: exponent.sub("**", text)])
     for name in ("north", "east", "south", "west"):
         units.define(f"degrees_{name} = degree = degree_{name}")
     return units

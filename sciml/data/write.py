@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Progress = Callable[[int, int], None]
+Accept = Callable[["xr.Dataset"], Sequence[str]]
+"""Sees what was written before it becomes a store; raises, or returns notes for `StoreMeta.notes`."""
 
 
 class StoreDraft(Section):
@@ -48,7 +51,7 @@ class StoreDraft(Section):
 
 
 def write_group(dataset: xr.Dataset, draft: StoreDraft, path: str, *, overwrite: bool, progress: Progress | None,
-                accept: Callable[[xr.Dataset], None] | None) -> None:
+                accept: Accept | None) -> None:
     """See `sciml.data.store.write_store`. On anything but a local disk an existing store is never overwritten."""
     check_fits(dataset, draft, path)
     local = local_path(path)
@@ -57,21 +60,37 @@ def write_group(dataset: xr.Dataset, draft: StoreDraft, path: str, *, overwrite:
         _finish(draft, target, accept)
 
 
+def may_write(path: str, overwrite: bool) -> None:
+    """Raises `InputError` if something is at `path` that must not, or can't, be replaced."""
+    local = local_path(path)
+    if local is not None:
+        if os.path.lexists(local):
+            _may_replace(Path(local), overwrite)
+        return
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(path)
+    if filesystem.exists(f"{root.rstrip('/')}/zarr.json"):
+        raise InputError(path, found="it exists", expected="a new URL", fix="choose another, or remove it first")
+
+
 def check_fits(dataset: xr.Dataset, draft: StoreDraft, where: object) -> None:
     """Raises `InputError` if the dataset's variables, dimensions or coordinates are not the ones of the draft."""
     for name, variable in draft.variables.items():
         dims = (draft.group_dim, *variable.dims)
         if name not in dataset.data_vars or dataset[name].dims != dims:
             found = dataset[name].dims if name in dataset.data_vars else "no such variable"
-            raise InputError(where, key=name, found=found, expected=f"dimensions {dims}", fix="transpose or rename them")
+            raise InputError(where, key=name, found=found, expected=f"dimensions {dims}",
+                             fix="transpose or rename them")
         if dataset[name].dtype.kind not in "fiub":
             raise InputError(where, key=name, found=f"values of type {dataset[name].dtype}", expected="numbers",
                              fix="leave it out or encode it as numbers")
         unknown = [d for d in variable.dims if d not in draft.axes]
         timed = [d for d in variable.dims if d in draft.axes and draft.axes[d].kind == "time"]
         if unknown or timed not in ([], list(variable.dims[:1])):
-            raise InputError(where, key=name, found=f"dimensions {dims}", fix="describe axes; transpose time to the front",
-                             expected=f"axes among {', '.join(draft.axes)}, time right after {draft.group_dim}")
+            raise InputError(where, key=name, found=f"dimensions {dims}",
+                             expected=f"axes among {', '.join(draft.axes)}, time right after {draft.group_dim}",
+                             fix="describe axes; transpose time to the front")
     for axis in draft.axes:
         if axis not in dataset.coords:
             raise InputError(where, key=axis, found="no coordinate", expected="one value per index",
@@ -114,15 +133,15 @@ def _write_arrays(dataset: xr.Dataset, draft: StoreDraft, target: str, progress:
         delayed.compute(scheduler="threads")
 
 
-def _plain(coord: xr.DataArray) -> xr.DataArray:
+def _plain(coord: xr.DataArray) -> xr.Variable:
     """In memory, without the encoding of the file it came from, strings as variable-length ones."""
-    loaded = coord.variable.load().copy()
+    loaded = coord.variable.to_base_variable().load().copy()
     loaded.encoding = {}
     loaded.attrs = {k: v for k, v in _json(loaded.attrs).items() if k not in ("role", "calendar")}
     if loaded.dtype.kind in "UOST":
         labels = np.array([x.decode() if isinstance(x, bytes) else str(x) for x in loaded.values.ravel()], dtype=object)
-        loaded = type(loaded.to_base_variable())(loaded.dims, labels.astype(np.dtypes.StringDType()).reshape(loaded.shape),
-                                                 loaded.attrs)
+        texts = labels.astype(np.dtypes.StringDType()).reshape(loaded.shape)
+        loaded = type(loaded)(loaded.dims, texts, loaded.attrs)
     return loaded
 
 
@@ -156,7 +175,7 @@ def _reporting(progress: Progress | None) -> Iterator[None]:
         yield
 
 
-def _finish(draft: StoreDraft, target: str, accept: Callable[[xr.Dataset], None] | None) -> None:
+def _finish(draft: StoreDraft, target: str, accept: Accept | None) -> None:
     """Statistics of what was written, metadata in one place, and last the attribute that makes it a store."""
     import xarray as xr
     import zarr
@@ -166,12 +185,12 @@ def _finish(draft: StoreDraft, target: str, accept: Callable[[xr.Dataset], None]
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(storage, zarr_format=3)
     written = xr.open_zarr(zarr_store(target, read_only=True), chunks=None, consolidated=True)
-    if accept is not None:
-        accept(written)
+    notes = (*draft.notes, *(accept(written) if accept is not None else ()))
     moments, tendency = statistics.compute(written, draft.variables, draft.axes, draft.splits.train)
-    meta = StoreMeta(**{name: getattr(draft, name) for name in StoreDraft.model_fields}, moments=moments,
-                     tendency=tendency)
-    zarr.open_group(storage, mode="r+", use_consolidated=True).update_attributes({"sciml": meta.model_dump(mode="json")})
+    described = {name: getattr(draft, name) for name in StoreDraft.model_fields}
+    meta = StoreMeta(**described | {"notes": notes, "moments": moments, "tendency": tendency})
+    group = zarr.open_group(storage, mode="r+", use_consolidated=True)
+    group.update_attributes({"sciml": meta.model_dump(mode="json")})
 
 
 @contextlib.contextmanager
@@ -183,16 +202,15 @@ def _beside(path: Path, overwrite: bool) -> Iterator[str]:
     kept = path.with_name(f".{path.name}.replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path, kept)
-    if os.path.lexists(path):
-        _may_replace(path, overwrite)
+    may_write(str(path), overwrite)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     temporary.chmod(0o755)
     lock = os.open(temporary, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield str(temporary)
+        may_write(str(path), overwrite)
         if os.path.lexists(path):
-            _may_replace(path, overwrite)
             path.rename(kept)
         temporary.rename(path)
     except BaseException:
@@ -218,7 +236,7 @@ def _remove_leftovers(path: Path, kept: Path) -> None:
 
     if kept.exists():
         shutil.rmtree(kept) if path.exists() else kept.rename(path)
-    for leftover in path.parent.glob(f".{_glob_escape(path.name)}.partial-*"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         lock = os.open(leftover, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,20 +247,13 @@ def _remove_leftovers(path: Path, kept: Path) -> None:
             os.close(lock)
 
 
-def _glob_escape(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
-
-
 @contextlib.contextmanager
 def _remote(url: str) -> Iterator[str]:
     """Written in place, the attribute `sciml` last: until then it is refused by `open_store`."""
     import fsspec
 
+    may_write(url, overwrite=False)
     filesystem, root = fsspec.core.url_to_fs(url)
-    if filesystem.exists(f"{root.rstrip('/')}/zarr.json"):
-        raise InputError(url, found="it exists", expected="a new URL", fix="choose another, or remove it first")
     try:
         yield url
     except BaseException:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, OURS, BASELINE = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK, MUTED, RULE, OURS, BASELINE, HALO = "#010101", "#020202", "#030303", "#040404", "#050505", "#0c0c0c"
 SERIES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
-_CSS = {INK: "--ink", MUTED: "--muted", RULE: "--rule", OURS: "--ours", BASELINE: "--baseline",
+_CSS = {INK: "--ink", MUTED: "--muted", RULE: "--rule", OURS: "--ours", BASELINE: "--baseline", HALO: "--halo",
         **{color: f"--series-{i + 1}" for i, color in enumerate(SERIES)}}
 _RC = {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
        "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "axes.titlecolor": INK, "axes.titlesize": 9,
@@ -41,13 +41,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: x and y ``(n,)``, its name in the legend, one of the sentinel colours above, a matplotlib dash."""
+    """One curve: x and y ``(n,)``, its name in the legend, one of the sentinel colours above, a matplotlib line style."""
 
     x: np.ndarray
     y: np.ndarray
     label: str
     color: str
-    dash: str = "-"
+    dash: Any = "-"
     width: float = 1.6
 
 
@@ -89,7 +89,7 @@ def to_svg(drawing: Figure, alt: str, key: str) -> str:
 
 
 def chart(lines: Sequence[Line], *, alt: str, key: str, x_label: str, y_label: str, log_x: bool = False,
-          log_y: bool = False, size: tuple[float, float] = (6.6, 2.9)) -> str:
+          log_y: bool = False, size: tuple[float, float] = (6.6, 2.8)) -> str:
     """One set of axes with a legend above it."""
     with figure(size=size) as (drawing, axes):
         draw(axes[0, 0], lines, x_label=x_label, y_label=y_label, log_x=log_x, log_y=log_y)
@@ -105,7 +105,7 @@ def draw(ax: Axes, lines: Sequence[Line], *, x_label: str = "", y_label: str = "
     for line in lines:
         y = np.where(line.y > 0, line.y, np.nan) if log_y else line.y
         marker = "o" if np.isfinite(y).sum() == 1 else ""
-        ax.plot(line.x, y, line.dash, color=line.color, label=line.label, linewidth=line.width, marker=marker,
+        ax.plot(line.x, y, linestyle=line.dash, color=line.color, label=line.label, linewidth=line.width, marker=marker,
                 markersize=3.5)
     if log_x:
         _log_axis(ax, "x")
@@ -136,7 +136,7 @@ def _log_axis(ax: Axes, which: str) -> None:
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
     decades = np.log10(high / low) if low > 0 else 2
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,), numticks=7))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axis.set_minor_formatter(NullFormatter())
 

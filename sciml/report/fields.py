@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import xarray as xr
 
 from sciml.metrics import energy_spectrum, power_spectrum, relative_l2
 from sciml.report import maps
-from sciml.report.charts import INK, MUTED, OURS, Line, Picture, draw, figure, legend, to_svg
+from sciml.report.charts import HALO, MUTED, OURS, Line, Picture, draw, figure, legend, to_svg
 from sciml.report.maps import Frame, Map, Panel, figure_
 
 MAX_SAMPLES, MAX_VARIABLES, SPECTRUM_SAMPLES = 2, 3, 8
@@ -18,12 +19,16 @@ MAX_SAMPLES, MAX_VARIABLES, SPECTRUM_SAMPLES = 2, 3, 8
 
 @dataclass(frozen=True)
 class Source:
-    """One variable of a rollout, ``(sample, step, *space)``, with the truth if it is known."""
+    """One variable of a rollout, ``(sample, time, *space)``, with the truth if it is known.
+
+    stopped: sample → the step from which it is not finite.
+    """
 
     dataset: str
     name: str
     predicted: xr.DataArray
     truth: xr.DataArray | None
+    stopped: Mapping[str, int]
 
     @property
     def unit(self) -> str:
@@ -38,33 +43,33 @@ class Source:
         return str(self.predicted.attrs.get("long_name") or self.name.replace("_", " "))
 
     def read(self, sample: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both fields ``(*space)`` in float64 at one step."""
+        """Both fields ``(*space)`` in float64 at one step; None for a truth that isn't known there."""
         index = {self.predicted.dims[0]: sample, self.predicted.dims[1]: step}
         truth = None if self.truth is None else self.truth.isel(index).values.astype(np.float64)
-        return self.predicted.isel(index).values.astype(np.float64), truth
+        known = truth is not None and np.isfinite(truth).any()
+        return self.predicted.isel(index).values.astype(np.float64), truth if known else None
 
-    def label(self, step: int) -> str:
-        """``step 20 · t = 2 s`` as far as the coordinates tell."""
-        steps = self.predicted.coords.get("step")
-        number = int(steps.values[step]) if steps is not None and steps.ndim == 1 else step + 1
-        for name in ("time", "lead_time", "elapsed"):
-            time = self.predicted.coords.get(name)
-            if time is not None and time.dims == ("step",):
-                return f"step {number} · t = {figure_(float(time.values[step]))} {unit_text(time.attrs.get('units', ''))}".strip()
-        return f"step {number}"
+    def label(self, step: int, sample: int = 0) -> str:
+        """``step 20 · t = 2 s``, without the time where no coordinate tells it."""
+        time = self.predicted.coords.get("time")
+        if time is None:
+            return f"step {step + 1}"
+        value = time.isel({dim: sample if dim == "sample" else step for dim in time.dims}).values
+        return f"step {step + 1} · t = {figure_(float(value))} {unit_text(time.attrs.get('units', ''))}".strip()
 
 
 def sources(dataset: str, path: Path) -> list[Source]:
     """The predicted variables in a rollout store, at most three, opened lazily."""
-    store = xr.open_zarr(path, consolidated=False)
+    store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
     found = []
     for key, variable in store.data_vars.items():
         name = str(key)
-        if name.endswith(("_truth", "_initial")) or variable.dims[:2] != ("sample", "step") or variable.ndim < 3:
+        if name.endswith("_truth") or variable.dims[:2] != ("sample", "time") or "variate" in variable.dims:
             continue
         truth = store.get(f"{name}_truth")
-        found.append(Source(dataset, name, variable, None if truth is None else truth.transpose(*variable.dims)))
-    return found[:MAX_VARIABLES]
+        found.append(Source(dataset, name, variable, None if truth is None else truth.transpose(*variable.dims),
+                            dict(store.attrs.get("stopped", {}))))
+    return [source for source in found if source.space][:MAX_VARIABLES]
 
 
 def panels(source: Source, budget: int) -> list[Panel]:
@@ -76,16 +81,17 @@ def panels(source: Source, budget: int) -> list[Panel]:
 
 def _frames(source: Source, sample: int, budget: int) -> Panel:
     shape = source.predicted.shape[2:4]
-    steps = maps.chosen(source.predicted.sizes["step"], (shape[0], shape[1]), budget)
-    pairs = [tuple(None if a is None else _plane(a) for a in source.read(sample, int(step))) for step in steps]
-    predicted = [p for p, _ in pairs if p is not None]
-    truth = [t for _, t in pairs if t is not None]
-    values = maps.value_scale(truth or predicted, source.unit)
-    errors = maps.error_scale([p - t for p, t in zip(predicted, truth)], source.unit) if truth else None
-    frames = []
-    for step, p, t in zip(steps, predicted, truth or [None] * len(predicted)):
-        frames.append(_frame(source, source.label(int(step)), p, t, values, errors))
+    steps = maps.chosen(source.predicted.sizes["time"], (shape[0], shape[1]), budget)
+    pairs = [(_plane(p), None if t is None else _plane(t)) for p, t in (source.read(sample, int(s)) for s in steps)]
+    known = [(p, t) for p, t in pairs if t is not None]
+    values = maps.value_scale([t for _, t in known] or [p for p, _ in pairs], source.unit)
+    errors = maps.error_scale([p - t for p, t in known], source.unit) if known else None
+    frames = [_frame(source, source.label(int(step), sample), p, t, values, errors) for step, (p, t) in zip(steps, pairs)]
     caption = [f"Sample {sample + 1} of {source.predicted.sizes['sample']}.", *_axes_text(source)]
+    if str(sample) in source.stopped:
+        caption.append(f"The rollout stopped at step {source.stopped[str(sample)]}: not finite (grey).")
+    if 0 < len(known) < len(pairs):
+        caption.append("The truth is known for the first steps only.")
     thinning = maps.stride(shape)
     if thinning != (1, 1):
         caption.append(f"Every {' × '.join(f'{n}.' for n in thinning)} cell is shown.")
@@ -109,11 +115,12 @@ def _frame(source: Source, label: str, p: np.ndarray, t: np.ndarray | None, valu
 
 def _space_time(source: Source, sample: int, budget: int) -> Panel:
     """One dimension of space: a single map with the step to the right and the coordinate up."""
-    count = source.predicted.sizes["step"]
+    count = source.predicted.sizes["time"]
     steps = np.unique(np.round(np.linspace(0, count - 1, min(count, maps.MAX_SIDE))).astype(int))
     pairs = [source.read(sample, int(step)) for step in steps]
     p = np.stack([a for a, _ in pairs])
-    t = np.stack([b for _, b in pairs if b is not None]) if source.truth is not None else None
+    known = [np.full_like(a, np.nan) if b is None else b for a, b in pairs]
+    t = np.stack(known) if any(b is not None for _, b in pairs) else None
     values = maps.value_scale([p if t is None else t], source.unit)
     errors = None if t is None else maps.error_scale([p - t], source.unit)
     frame = _frame(source, f"steps 1 to {count}", p, t, values, errors)
@@ -141,19 +148,16 @@ def _axes_text(source: Source) -> list[str]:
 
 
 def errors(source: Source) -> dict[str, list[float]] | None:
-    """Relative L2 error against step, mean over the first samples, and persistence's if the store holds initial states.
-
-    None where there is no truth.
-    """
-    if source.truth is None:
-        return None
+    """Relative L2 error against step, mean over the first samples, as far as the truth is known; None if it is not."""
     samples = range(min(SPECTRUM_SAMPLES, source.predicted.sizes["sample"]))
-    ours = []
-    for step in range(source.predicted.sizes["step"]):
-        pairs = [source.read(sample, step) for sample in samples]
-        p, t = (np.stack([pair[i] for pair in pairs]) for i in (0, 1))
-        ours.append(float(relative_l2(p, t).mean()))
-    return {"step": [float(i + 1) for i in range(len(ours))], "ours": ours}
+    ours: list[float] = []
+    for step in range(source.predicted.sizes["time"]):
+        scored = [float(relative_l2(p[None], t[None])[0]) for p, t in (source.read(s, step) for s in samples)
+                  if t is not None]
+        if not scored:
+            break
+        ours.append(float(np.mean(scored)))
+    return {"step": [float(i + 1) for i in range(len(ours))], "ours": ours} if ours else None
 
 
 def spectrum(source: Source, key: str) -> Picture | None:
@@ -165,14 +169,15 @@ def spectrum(source: Source, key: str) -> Picture | None:
     if len(source.space) < 2 or lengths is None:
         return None
     kinetic = "vorticity" in f"{source.name} {source.predicted.attrs.get('standard_name', '')}" and len(lengths) == 2
-    count = source.predicted.sizes["step"]
+    count = source.predicted.sizes["time"]
     steps = np.unique([0, (count - 1) // 2, count - 1])
-    with figure(1, len(steps), size=(2.35 * len(steps) + 0.5, 2.75), share=True) as (drawing, axes):
-        nyquist = min(np.pi * n / length for n, length in zip(source.predicted.shape[2:], lengths))
+    nyquist = min(np.pi * n / length for n, length in zip(source.predicted.shape[2:], lengths))
+    with figure(1, len(steps), size=(2.75 * len(steps) + 0.6, 2.9), share=True) as (drawing, axes):
         for ax, step in zip(axes[0], steps):
             k, ours, truth = _spectra(source, int(step), lengths, kinetic, periodic)
-            lines = [] if truth is None else [Line(k, truth, "truth", INK, width=1.3)]
-            draw(ax, [*lines, Line(k, ours, "predicted", OURS)], log_x=True, log_y=True,
+            lines = [] if truth is None else [Line(k, truth, "truth", HALO, width=5)]
+            predicted = [Line(k, ours, "predicted", OURS)] if np.isfinite(ours).any() else []
+            draw(ax, [*lines, *predicted], log_x=True, log_y=True,
                  x_label=f"wavenumber, rad/{_length_unit(source)}")
             for place, name in ((nyquist, "Nyquist"), (nyquist / 2, "½")):
                 ax.axvline(place, color=MUTED, linewidth=0.7, linestyle=(0, (2, 3)))
@@ -188,7 +193,8 @@ def spectrum(source: Source, key: str) -> Picture | None:
               "Dotted: the Nyquist wavenumber of the grid and half of it."
     if not periodic:
         caption += " The domain is not periodic: a Hann window was applied."
-    return Picture(svg, caption, f"{source.title}, {source.dataset}")
+    title = f"{source.title[:1].upper()}{source.title[1:]}, {source.dataset}"
+    return Picture(svg, caption, title)
 
 
 def _spectra(source: Source, step: int, lengths: tuple[float, ...], kinetic: bool, periodic: bool
@@ -208,7 +214,7 @@ def _spectra(source: Source, step: int, lengths: tuple[float, ...], kinetic: boo
 
     k, ours = mean([p for p, _ in pairs])
     known = [t for _, t in pairs if t is not None]
-    return k, ours, mean(known)[1] if known else None
+    return k, ours, mean(known)[1] if len(known) == len(pairs) else None
 
 
 def _lengths(source: Source) -> tuple[tuple[float, ...] | None, bool]:

@@ -29,7 +29,7 @@ class Part:
     kind: str
     facts: tuple[tuple[str, str], ...]
     verdicts: tuple[tuple[str, str], ...]
-    tables: tuple[tuple[str, list[scores.Score]], ...]
+    tables: tuple[scores.Table, ...]
     training: tuple[Picture, ...]
     panels: tuple[Panel, ...]
     errors: tuple[Picture, ...]
@@ -40,12 +40,14 @@ class Part:
 def render(run: Run, out: Path) -> Path:
     """Draw, fill the template, write `out` through a sibling and a rename. Raises `InputError` above 6 MB."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     found = sum(len(r.rollouts) for r in (run, *run.children))
-    parts = [part(r, "Fine-tuning" if r in run.children else "Training", max(1, 2 * found)) for r in (run, *run.children)]
+    parts = [part(run, "Training", max(1, 2 * found)), *(part(c, "Fine-tuning", max(1, 2 * found)) for c in run.children)]
     environment = Environment(loader=PackageLoader("sciml.report", "templates"), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=StrictUndefined)
-    environment.globals.update(provenance=provenance, stem=_stem)
+    inline = {name: Markup((Path(__file__).parent / "templates" / f"page.{name}").read_text("utf-8")) for name in ("css", "js")}
+    environment.globals.update(provenance=provenance, **inline)
     html = environment.get_template("page.html").render(
         title=run.name, parts=parts, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions=machine.versions(), lead=lead(run))
@@ -69,11 +71,11 @@ def part(run: Run, kind: str, budget: int) -> Part:
     return Part(
         run, kind, facts=facts(run),
         verdicts=tuple(scores.sentence(name, evaluation) for name, evaluation in run.evaluations.items()),
-        tables=tuple((name, scores.table(evaluation)) for name, evaluation in run.evaluations.items()),
+        tables=tuple(scores.table(name, evaluation) for name, evaluation in run.evaluations.items()),
         training=training(run.log, kind) if run.log is not None else (),
         panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
         errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
-        forecasts=tuple(series.forecasts(name, path) for name, path in run.forecasts.items()))
+        forecasts=tuple(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()))
 
 
 def lead(run: Run) -> str:
@@ -98,11 +100,9 @@ def facts(run: Run) -> tuple[tuple[str, str], ...]:
     size = _number(run.checkpoint, "parameters")
     if size:
         found.append(("Parameters", f"{size:,}".replace(",", " ")))
-    where = run.checkpoint.get("machine")
-    if isinstance(where, Mapping):
-        found.append(("Machine", ", ".join(str(v) for v in where.values())))
-    elif where:
-        found.append(("Machine", str(where)))
+    made = run.checkpoint.get("provenance", {})
+    if made.get("machine"):
+        found.append(("Machine", str(made["machine"])))
     if run.recipe.get("seed") is not None:
         found.append(("Seed", str(run.recipe["seed"])))
     return tuple(found)
@@ -118,14 +118,14 @@ def training(log: Log, key: str) -> tuple[Picture, ...]:
         lines = [Line(steps, smooth(values, width), name, colors[name]) for name, (steps, values) in log.losses.items()]
         shown = f"running median of {width} logged values" if width > 1 else "as logged"
         pictures.append(Picture(chart(lines, alt=f"Training loss by data set against step: {_ends(log.losses)}",
-                                      key=f"loss {key}", x_label="step", y_label="loss", log_y=True),
+                                      key=f"loss {key}", x_label="step", y_label="loss", log_y=True, size=(4.4, 2.9)),
                                 f"Training loss, {shown}.", "Training loss"))
     if log.validation:
         lines = [Line(*points, name, colors[name]) for name, points in log.validation.items()]
-        lines += [Line(*points, f"{name}, baseline", colors.get(name, BASELINE), (0, (2, 2)), 1.2)  # type: ignore[arg-type]
+        lines += [Line(*points, "baseline" if len(log.baseline) == 1 else "_", colors.get(name, BASELINE), (0, (2, 2)), 1.2)
                   for name, points in log.baseline.items()]
         pictures.append(Picture(chart(lines, alt=f"Validation loss by data set against step: {_ends(log.validation)}",
-                                      key=f"validation {key}", x_label="step", y_label="validation loss", log_y=True),
+                                      key=f"validation {key}", x_label="step", y_label="validation loss", log_y=True, size=(4.4, 2.9)),
                                 "Validation loss; dashed: the baseline alone on the same windows.", "Validation"))
     return tuple(pictures)
 
@@ -134,9 +134,8 @@ def error_curves(run: Run, sources: list[fields.Source], key: str) -> list[Pictu
     """Error against rollout step from the evaluations; where they hold none, from the rollout itself."""
     pictures = []
     for dataset, evaluation in run.evaluations.items():
-        peer = next((str(row["baseline_name"]) for row in evaluation["rows"] if row.get("baseline_name")), "baseline")
         for name, curve in (evaluation.get("curves") or {}).items():
-            pictures.append(_error_curve(f"{name.replace('_', ' ')}, {dataset}", curve, peer, f"{key} {dataset} {name}"))
+            pictures.append(_error_curve(f"{scores.words(name)}, {dataset}", curve, _peer(run, dataset), f"{key} {dataset} {name}"))
     if pictures:
         return pictures
     for source in sources:
@@ -148,28 +147,30 @@ def error_curves(run: Run, sources: list[fields.Source], key: str) -> list[Pictu
 
 
 def _error_curve(title: str, curve: Mapping[str, list[float]], peer: str, key: str) -> Picture:
-    step = np.asarray(curve["step"], np.float64)
+    step, log = np.asarray(curve["step"], np.float64), "correlation" not in title
     lines = [Line(step, _floats(curve["ours"]), "model", OURS)]
     if curve.get("baseline") is not None:
-        lines.insert(0, Line(step, _floats(curve["baseline"]), peer, BASELINE, (0, (3, 2)), 1.4))  # type: ignore[arg-type]
+        lines.insert(0, Line(step, _floats(curve["baseline"]), peer, BASELINE, (0, (3, 2)), 1.4))
     ends = ", ".join(f"{line.label} from {scores.text(line.y[0])} to {scores.text(line.y[-1])}" for line in lines)
     svg = chart(lines, alt=f"{title} against rollout step: {ends}", key=f"error {key}", x_label="rollout step",
-                y_label="error", log_y=True)
+                y_label="error" if log else "", log_y=log, size=(4.4, 2.7))
     return Picture(svg, f"{ends[:1].upper()}{ends[1:]} over {int(step[-1])} steps.", f"{title[:1].upper()}{title[1:]}")
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:
     """Title and text of what the run was made from and with: the recipe and what the checkpoint says of itself."""
     found = [("Recipe", run.recipe_text)] if run.recipe_text else []
-    names = {"versions": "Versions", "data": "Data and their hashes", "machine": "Machine", "files": "Files and their hashes",
-             "baselines": "Baselines"}
-    for key, title in names.items():
+    titles = {"provenance": "Data sets with the hash of their files and splits, versions, machine",
+              "files": "Checkpoint files and their SHA-256", "domains": "Channels and units"}
+    for key, title in titles.items():
         if run.checkpoint.get(key):
             found.append((title, json.dumps(run.checkpoint[key], indent=2, ensure_ascii=False, default=str)))
-    rest = {k: v for k, v in run.checkpoint.items() if k not in names and k != "recipe"}
-    if rest:
-        found.append(("Checkpoint", json.dumps(rest, indent=2, ensure_ascii=False, default=str)[:40_000]))
     return found
+
+
+def _peer(run: Run, dataset: str) -> str:
+    rows = run.evaluations.get(dataset, {}).get("rows", [])
+    return next((str(row["baseline_name"]) for row in rows if row.get("baseline_name")), "baseline")
 
 
 def _ends(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:

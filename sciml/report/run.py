@@ -4,7 +4,7 @@
     train.jsonl                a line per logged step, and per validation
     checkpoints/               the selected checkpoint describes itself
     evaluation/DATASET.json    scores beside baselines, curves over rollout steps
-    rollout/DATASET.zarr       (sample, step, *space), truth under NAME_truth, initial state under NAME_initial
+    rollout/DATASET.zarr       (sample, time, *space), truth under NAME_truth, NaN where it isn't known
     forecast/DATASET.zarr      value, value_truth, value_baseline (sample, time, variate), look-back under history
     finetune/                  a run of the same layout that started from this one
 """
@@ -28,7 +28,7 @@ Points = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Log:
-    """``train.jsonl``: losses, validation and its baseline by data set, as steps and values; elapsed time in seconds."""
+    """``train.jsonl``: losses, validation and its baseline by data set; seconds of training, samples seen, last step."""
 
     losses: Mapping[str, Points]
     validation: Mapping[str, Points]
@@ -104,7 +104,10 @@ def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:
     from sciml import checkpoint
 
     try:
-        return {"path": str(checkpoint.resolve(path)), **checkpoint.inspect(path)}, ""
+        folder = checkpoint.resolve(path)
+        found = {**checkpoint.inspect(folder), "files": checkpoint.manifest_of(folder)["files"]}
+        altered = [finding["file"] for finding in checkpoint.verify(folder)]
+        return found, f"Altered or missing in the checkpoint: {', '.join(altered)}." if altered else ""
     except InputError as error:
         return {}, f"The checkpoint can't be read: {error}"
 
@@ -112,13 +115,15 @@ def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:
 def read_log(path: Path) -> Log | None:
     """``train.jsonl`` as curves, None if there is none; a step logged twice, after a resume, counts once, the last time.
 
-    A last line that was cut off by a kill is left out; any other broken line raises `InputError`.
+    seconds are counted from the start of the process, so they begin again at a resume; the parts are added. A last
+    line that was cut off by a kill is left out; any other broken line raises `InputError`.
     """
     if not path.is_file():
         return None
     lines = path.read_text(encoding="utf-8").splitlines()
     train: dict[int, dict[str, Any]] = {}
     validation: dict[int, dict[str, Any]] = {}
+    seconds, before = 0.0, 0.0
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -128,12 +133,13 @@ def read_log(path: Path) -> Log | None:
             raise InputError(path, key=f"line {number}", found=error.msg, expected="one JSON object a line",
                              fix="remove the line") from None
         (validation if "validation" in entry else train)[int(entry["step"])] = entry
+        now = float(entry.get("seconds", before))
+        seconds, before = seconds + (now - before if now >= before else now), now
     logged = [train[step] for step in sorted(train)]
     checked = [validation[step] for step in sorted(validation)]
     return Log(losses=_by_name(logged, "losses"), validation=_by_name(checked, "validation"),
                baseline=_by_name(checked, "baseline"), learning_rate=_points(logged, "learning_rate"),
-               seconds=max((float(e["seconds"]) for e in logged if e.get("seconds") is not None), default=0.0),
-               samples=max((int(e["samples"]) for e in logged if e.get("samples") is not None), default=0),
+               seconds=seconds, samples=sum(int(entry.get("samples", 0)) for entry in logged),
                steps=max(train, default=0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from sciml.report.fields import unit_text
 
 WORDS = {"better": "better", "worse": "worse than the baseline", "no difference seen": "no difference seen"}
 CLASSES = {"better": "better", "worse": "worse"}
-_SPAN = math.log(4.0)
+SPANS = (1.1, 1.25, 2.0, 4.0, 10.0, 20.0, 50.0, 100.0)
+_PRINTED = {"mse": "MSE", "mae": "MAE", "rmse": "RMSE", "mase": "MASE", "wape": "WAPE", "wql": "WQL", "l2": "L2",
+            "gmean": "geometric mean of"}
 
 
 @dataclass(frozen=True)
@@ -31,48 +34,79 @@ class Score:
     plot: Markup
 
 
-def table(evaluation: Mapping[str, Any]) -> list[Score]:
-    """The rows of an evaluation."""
-    return [_score(row) for row in evaluation["rows"]]
+@dataclass(frozen=True)
+class Table:
+    """The scores of a data set; the plots span 1/`span` to `span` on a logarithmic scale."""
+
+    dataset: str
+    span: float
+    rows: tuple[Score, ...]
+    warnings: tuple[str, ...]
+
+    def ends(self) -> tuple[str, str]:
+        return f"1/{self.span:g}", f"{self.span:g}"
 
 
-def _score(row: Mapping[str, Any]) -> Score:
+def table(dataset: str, evaluation: Mapping[str, Any]) -> Table:
+    """The rows of an evaluation, on the narrowest scale that holds all ratios."""
+    extent = [max(r, 1 / r) for r in (row.get("ratio") for row in evaluation["rows"]) if r and math.isfinite(r) and r > 0]
+    span = next((s for s in SPANS if s >= max(extent, default=1.0)), SPANS[-1])
+    return Table(dataset, span, tuple(_score(row, span) for row in evaluation["rows"]),
+                 tuple(map(str, evaluation.get("warnings", ()))))
+
+
+def _score(row: Mapping[str, Any], span: float) -> Score:
     verdict = str(row.get("verdict") or "no baseline")
     unit = unit_text(row.get("unit") or "")
     low, high = row.get("low"), row.get("high")
-    interval = f"{text(low)} … {text(high)}" if low is not None and high is not None else "–"
+    interval = f"{text(low, 3)} … {text(high, 3)}" if _known(low) and _known(high) else "–"
     name = f" {row['baseline_name']}" if row.get("baseline_name") else ""
-    blocks = f", {row['blocks']} blocks" if row.get("blocks") is not None else ""
+    blocks = f" ({row['blocks']} blocks)" if row.get("blocks") is not None else ""
     return Score(
-        question=str(row["question"]).replace("_", " "),
-        metric=f"{str(row['metric']).replace('_', ' ')}{f', {unit}' if unit else ''}",
+        question=words(row["question"]), metric=f"{words(row['metric'])}{f', {unit}' if unit else ''}",
         value=text(row.get("value")), baseline=f"{text(row.get('baseline'))}{name}",
         ratio=text(row.get("ratio"), 3), interval=interval, verdict=f"{WORDS.get(verdict, verdict)}{blocks}",
-        tone=CLASSES.get(verdict, "open"), plot=interval_plot(row))
+        tone=CLASSES.get(verdict, "open"), plot=interval_plot(row, span))
 
 
-def interval_plot(row: Mapping[str, Any]) -> Markup:
-    """The ratio and its interval on a logarithmic scale from ¼ to 4 as a small SVG; the baseline is the middle line."""
+def words(name: object) -> str:
+    """A name from the code as it is printed.
+
+    >>> words("gmean_relative_l2"), words("rmse/vorticity"), words("96")
+    ('geometric mean of relative L2', 'RMSE, vorticity', 'horizon 96')
+    """
+    if str(name).isdigit():
+        return f"horizon {name}"
+    spaced = str(name).replace("_", " ").replace("/", ", ")
+    return re.sub(r"\w+", lambda match: _PRINTED.get(match[0], match[0]), spaced)
+
+
+def interval_plot(row: Mapping[str, Any], span: float) -> Markup:
+    """The ratio and its interval on a logarithmic scale from 1/span to span as a small SVG; the baseline is the middle.
+
+    The interval is that of the difference over the baseline's mean; what lies beyond the scale is drawn at its end.
+    """
     ratio, base, low, high = (row.get(key) for key in ("ratio", "baseline", "low", "high"))
     if ratio is None or not math.isfinite(ratio) or ratio <= 0:
         return Markup("")
     tone = CLASSES.get(str(row.get("verdict")), "open")
     parts = ['<line class="zero" x1="60" x2="60" y1="0" y2="18"/>']
-    if low is not None and high is not None and base:
-        ends = sorted((_place(1 + low / base), _place(1 + high / base)))
+    if base and _known(low) and _known(high):
+        ends = sorted(_place(1 + end / base, span) for end in (low, high))
         parts.append(f'<line class="range" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="9" y2="9"/>')
-    center = _place(ratio)
-    beyond = abs(math.log(ratio)) > _SPAN
-    mark = (f'<path d="M{center - 4:.1f} 9 l7 -4 v8 z"/>' if ratio < 1 else f'<path d="M{center + 4:.1f} 9 l-7 -4 v8 z"/>'
-            ) if beyond else f'<circle cx="{center:.1f}" cy="9" r="3.5"/>'
+    parts.append(f'<circle cx="{_place(ratio, span):.1f}" cy="9" r="3.5"/>')
     return Markup(f'<svg class="dot {tone}" viewBox="0 0 120 18" role="img" aria-label="ratio {text(ratio, 3)}">'  # noqa: S704
-                  f"{''.join(parts)}{mark}</svg>")
+                  f"{''.join(parts)}</svg>")
 
 
-def _place(ratio: float) -> float:
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _place(ratio: float, span: float) -> float:
     if ratio <= 0:
         return 6.0
-    return 60 + 54 * max(-1.0, min(1.0, math.log(ratio) / _SPAN))
+    return 60 + 54 * max(-1.0, min(1.0, math.log(ratio) / math.log(span)))
 
 
 def sentence(dataset: str, evaluation: Mapping[str, Any]) -> tuple[str, str]:
@@ -81,9 +115,9 @@ def sentence(dataset: str, evaluation: Mapping[str, Any]) -> tuple[str, str]:
     >>> row = {"question": "one_step", "metric": "relative_l2", "value": 0.1, "baseline": 0.4, "ratio": 0.25,
     ...        "baseline_name": "persistence", "verdict": "better"}
     >>> sentence("navier_stokes", {"rows": [row]})[0]
-    'On navier_stokes the model beats persistence (one step: relative l2 0.1 beside 0.4).'
+    'On navier_stokes the model beats persistence (one step: relative L2 0.1 beside 0.4).'
     >>> sentence("ili", {"rows": [{**row, "verdict": "no difference seen"}]})[0]
-    'On ili the model does not beat persistence: on no score of 1 is it better (one step: relative l2 0.1 beside 0.4).'
+    'On ili the model does not beat persistence: on no score of 1 is it better (one step: relative L2 0.1 beside 0.4).'
     """
     rows = [row for row in evaluation["rows"] if row.get("verdict") is not None]
     if not rows:
@@ -93,7 +127,7 @@ def sentence(dataset: str, evaluation: Mapping[str, Any]) -> tuple[str, str]:
     better, worse, total = count.get("better", 0), count.get("worse", 0), len(rows)
     few = sum(n for verdict, n in count.items() if str(verdict).startswith("too few"))
     first = rows[0]
-    example = (f" ({str(first['question']).replace('_', ' ')}: {str(first['metric']).replace('_', ' ')} "
+    example = (f" ({words(first['question'])}: {words(first['metric'])} "
                f"{text(first.get('value'))} beside {text(first.get('baseline'))})")
     if better == total:
         return f"On {dataset} the model beats {peer}{f' on all {total} scores' if total > 1 else ''}{example}.", "better"

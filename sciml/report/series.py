@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 MAX_VARIATES, MAX_WINDOWS = 4, 3
 
 
-def forecasts(dataset: str, path: Path) -> Picture:
+def forecasts(dataset: str, path: Path, baseline: str = "baseline") -> Picture:
     """A grid of forecasts: a row a variate, a column a window. Raises `InputError` if the store holds no `value`."""
-    store = xr.open_zarr(path, consolidated=False)
+    store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
     if "value" not in store or set(store["value"].dims) != {"sample", "time", "variate"}:
         raise InputError(path, key="value", found=", ".join(map(str, store.data_vars)) or "nothing",
                          expected="value (sample, time, variate)", fix="write the forecasts again")
     samples = np.unique(np.round(np.linspace(0, store.sizes["sample"] - 1, MAX_WINDOWS)).astype(int))
     variates = range(min(MAX_VARIATES, store.sizes["variate"]))
     names = [str(v) for v in store["variate"].values] if "variate" in store.coords else [f"variate {v}" for v in variates]
-    size = (2.45 * len(samples) + 0.6, 1.25 * len(variates) + 0.7)
+    size = (2.75 * len(samples) + 0.6, 1.25 * len(variates) + 0.7)
     with figure(len(variates), len(samples), size=size, share=True) as (drawing, axes):
         for row, variate in zip(axes, variates):
             for ax, sample in zip(row, samples):
-                _window(ax, store, int(sample), variate, last=variate == variates[-1])
+                _window(ax, store, int(sample), variate, baseline)
+                ax.tick_params(labelbottom=variate == variates[-1])
             row[0].set_title(f"{names[variate].replace('_', ' ')}{_unit(store, variate)}")
         legend(drawing, axes[0, 0])
         alt = f"Forecasts of {', '.join(names[v] for v in variates)} in {len(samples)} windows with truth and baseline"
@@ -41,7 +42,7 @@ def forecasts(dataset: str, path: Path) -> Picture:
                    dataset)
 
 
-def _window(ax: Axes, store: xr.Dataset, sample: int, variate: int, *, last: bool) -> None:
+def _window(ax: Axes, store: xr.Dataset, sample: int, variate: int, baseline: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     horizon = _times(store, "value", sample)
@@ -53,15 +54,13 @@ def _window(ax: Axes, store: xr.Dataset, sample: int, variate: int, *, last: boo
     if "value_truth" in store:
         ax.plot(horizon, _values(store, "value_truth", sample, variate), color=INK, linewidth=1.2, label="truth")
     if "value_baseline" in store:
-        name = str(store["value_baseline"].attrs.get("baseline_name", "baseline"))
         ax.plot(horizon, _values(store, "value_baseline", sample, variate), color=BASELINE, linewidth=1.3,
-                linestyle=(0, (3, 2)), label=name)
+                linestyle=(0, (3, 2)), label=baseline)
     ax.plot(horizon, _values(store, "value", sample, variate), color=OURS, linewidth=1.7, label="forecast")
     ax.axvline(start, color=RULE, linewidth=1)
     ax.grid(axis="y", color=RULE, linewidth=0.6, alpha=0.7)
     ax.yaxis.set_major_locator(MaxNLocator(3))
     _dates(ax, horizon)
-    ax.tick_params(labelbottom=last)
 
 
 def _values(store: xr.Dataset, name: str, sample: int, variate: int) -> np.ndarray:
@@ -85,15 +84,15 @@ def _dates(ax: Axes, times: np.ndarray) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if np.issubdtype(times.dtype, np.datetime64):
-        locator = dates.AutoDateLocator(minticks=2, maxticks=4)
-        ax.xaxis.set_major_locator(locator)
-        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, show_offset=False, formats=_FORMATS,
-                                                                zero_formats=_FORMATS))
+        low, high = dates.num2date(ax.get_xlim())
+        locator = dates.AutoDateLocator(minticks=2, maxticks=5)
+        ticks = [t for t in locator.tick_values(low, high) if dates.date2num(low) <= t <= dates.date2num(high)]
+        short = (high - low).days > 300
+        ticks = ticks[::-(-len(ticks) // (4 if short else 3)) or 1]
+        form = "%b ’%y" if short else "%d %b ’%y" if (high - low).days > 6 else "%d %b %H:%M"
+        ax.set_xticks(ticks, [dates.num2date(tick).strftime(form) for tick in ticks])
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4))
-
-
-_FORMATS = ["%Y", "%b %Y", "%d %b %y", "%d %b %H:%M", "%d %b %H:%M", "%H:%M:%S"]
 
 
 def _unit(store: xr.Dataset, variate: int) -> str:

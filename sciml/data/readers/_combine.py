@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from sciml.data.readers.guess import is_uniform, numbers
 from sciml.errors import InputError
 
 
@@ -84,7 +83,7 @@ def _same_time(first: xr.Dataset, part: xr.Dataset) -> bool:
 
 
 def _check_consecutive(parts: Sequence[xr.Dataset], paths: Sequence[str], order: Sequence[int], group: str) -> None:
-    for before, after in zip(order, order[1:]):
+    for before, after in itertools.pairwise(order):
         a, b = parts[before], parts[after]
         if a.sizes[group] != b.sizes[group] or not a["time"].values[-1] < b["time"].values[0]:
             raise InputError(paths[after], key="time",
@@ -108,116 +107,35 @@ def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> x
     return dataset.isel(ranges)
 
 
-def describe(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
-    """Names, roles, units, axes and periods of `source` put onto a reader's data set.
+def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
+    """The variables that the source lists (all, if none) under its names and in its order of dimensions.
 
-    Only the variables that the source lists are kept (all, if it lists none). Raises `InputError` for a key that the
-    files lack, and for a unit or a period that contradicts the file's.
+    A variable read as steady loses its single frame where the source leaves time out of its dims, or calls it forcing.
+    Raises `InputError` for a key or a dimension that the files lack.
     """
-    dataset = _axes(dataset, source, where)
     if not source.variables:
         return dataset
     kept = {}
     for name, spec in source.variables.items():
         key = spec.key or name
-        found = _pick(dataset, key, where)
-        unit = _agree(where, key, found.attrs.get("units"), spec.unit)
-        dims = (dataset.attrs["group_dim"], *spec.dims) if spec.dims else found.dims
-        if set(dims) != set(found.dims):
-            raise InputError(where, key=f"variables.{name}.dims", found=f"{tuple(spec.dims)}",
-                             expected=f"{found.dims[1:]} in some order", fix="list the dimensions that the file has")
-        attrs = {**found.attrs, "role": spec.role, "units": unit}
-        kept[name] = found.transpose(*dims).variable.copy(deep=False)
-        kept[name].attrs = attrs
+        if key not in dataset.data_vars:
+            raise InputError(where, key=f"variables.{name}", found=f"no variable {key!r} in the files",
+                             expected=f"one of {', '.join(map(str, dataset.data_vars))}",
+                             fix="set key to the file's name; sciml data sniff lists them")
+        item = dataset[key]
+        if _steady(dataset, spec) and "time" in item.dims:
+            item = item.isel(time=0)
+        if spec.dims is not None:
+            if sorted(spec.dims) != sorted(map(str, item.dims[1:])):
+                raise InputError(where, key=f"variables.{name}.dims", found=f"{spec.dims}",
+                                 expected=f"{item.dims[1:]} in some order", fix="list the dimensions that the file has")
+            item = item.transpose(dataset.attrs["group_dim"], *spec.dims)
+        kept[name] = item.variable
     dims = {dim for item in kept.values() for dim in item.dims}
     coords = {name: coord.variable for name, coord in dataset.coords.items() if set(coord.dims) <= dims}
     return xr.Dataset(kept, coords, dataset.attrs)
 
 
-def _pick(dataset: xr.Dataset, key: str, where: object) -> xr.DataArray:
-    if key in dataset.data_vars:
-        return dataset[key]
-    known = [*map(str, dataset.data_vars)]
-    raise InputError(where, key=f"variables.{key}", found="no such variable in the files",
-                     expected=f"one of {', '.join(known)}", fix="set key to the file's name, or see sciml data sniff")
-
-
-def _axes(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
-    for dim, spec in source.axes.items():
-        if dim not in dataset.sizes:
-            raise InputError(where, key=f"axes.{dim}", found="no such dimension in the files",
-                             expected=f"one of {', '.join(map(str, dataset.sizes))}", fix="correct the name")
-        if dim not in dataset.coords:
-            dataset = dataset.assign_coords({dim: xr.Variable((dim,), np.arange(dataset.sizes[dim]))})
-        coord = dataset[dim].variable.copy(deep=False)
-        given, stated = spec.period, coord.attrs.get("period")
-        if given is not None and stated is not None and not np.isclose(given, stated, rtol=1e-3):
-            raise InputError(where, key=f"axes.{dim}.period", found=f"{given:g} in the source, {stated:g} in the file",
-                             expected="one period", fix="correct the source, or leave the period out")
-        coord.attrs = {**coord.attrs, "kind": spec.kind}
-        if coord.dtype.kind != "M":
-            coord.attrs["units"] = _agree(where, f"axes.{dim}", coord.attrs.get("units"), spec.unit)
-        if given is not None:
-            coord.attrs["period"] = float(given)
-        dataset = dataset.assign_coords({dim: coord})
-    return dataset
-
-
-def _agree(where: object, key: str, stated: str | None, given: str | None) -> str:
-    if stated in (None, "step", "cell") or not stated:
-        if given is None:
-            raise InputError(where, key=key, found="no unit in the file or the source", expected="a unit",
-                             fix='add unit: "m/s" (or "1") to the source')
-        return given
-    if given is None or same_unit(stated, given):
-        return stated if given is None else given
-    raise InputError(where, key=key, found=f"unit {given!r} in the source, {stated!r} in the file",
-                     expected="the same unit", fix="correct the source; values are never converted silently")
-
-
-def same_unit(a: str, b: str) -> bool:
-    """Whether two spellings mean one unit; CF's ``m s-1`` and pint's ``m/s`` do.
-
-    >>> same_unit("m s-1", "m/s"), same_unit("m/s", "cm/s"), same_unit("degrees_north", "degrees_north")
-    (True, False, True)
-    """
-    if a == b:
-        return True
-    import pint
-
-    try:
-        ratio = pint.UnitRegistry().Quantity(1.0, _spelt(a)) / pint.UnitRegistry().Quantity(1.0, _spelt(b))
-    except Exception:
-        return False
-    return bool(ratio.dimensionless and np.isclose(ratio.to_base_units().magnitude, 1.0))
-
-
-def _spelt(unit: str) -> str:
-    text = re.sub(r"(?<=[A-Za-z])(-?\d+)", r"**\1", unit.strip())
-    return re.sub(r"(?<=[\w)])\s+(?=[A-Za-z(])", "*", text)
-
-
-def check_axes(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> xr.Dataset:
-    """Ascending, finite, uniform coordinates. Descending ones are turned round (noted); ``irregular: keep`` in the
-    options admits a time axis that is not uniform. Raises `InputError` naming the axis and the index."""
-    notes = list(dataset.attrs["notes"])
-    for dim, coord in dataset.coords.items():
-        if coord.dims != (dim,) or dim == dataset.attrs["group_dim"] or coord.dtype.kind not in "fiuM" or coord.size < 2:
-            continue
-        if (np.diff(numbers(coord.values)) < 0).all():
-            dataset = dataset.isel({dim: slice(None, None, -1)})
-            notes.append(f"axis {dim} was descending and is stored ascending")
-        values = numbers(dataset[dim].values)
-        gaps = np.diff(values)
-        bad = np.flatnonzero(~(gaps > 0))
-        if len(bad):
-            at = int(bad[0]) + 1
-            raise InputError(where, key=dim, found=f"{coord.values[at]} at index {at} after {coord.values[at - 1]}",
-                             expected="strictly ascending coordinates", fix="sort the file and drop duplicates")
-        kind = coord.attrs.get("kind")
-        if kind == "time" and options.get("irregular") != "keep" and not is_uniform(gaps, coord.values):
-            at = int(np.argmax(np.abs(gaps - np.median(gaps)))) + 1
-            raise InputError(where, key=dim, found=f"a step of {gaps[at - 1]:g} before index {at}, {np.median(gaps):g} "
-                             "elsewhere", expected="a uniform time axis",
-                             fix="resample, or set options: {irregular: keep}")
-    return dataset.assign_attrs(notes=tuple(notes))
+def _steady(dataset: xr.Dataset, spec: Any) -> bool:
+    left_out = spec.role in ("forcing", "mask") if spec.dims is None else "time" not in spec.dims
+    return dataset.sizes.get("time") == 1 and left_out

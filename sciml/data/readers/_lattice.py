@@ -41,7 +41,7 @@ class H5Array:
                 return np.asarray(file[self.key][index])
         except OSError as error:
             raise InputError(self.url, key=self.key, found=" ".join(str(error).split())[:160],
-                             expected="readable chunks", fix="the file is cut short or damaged: copy it again") from None
+                             expected="readable chunks", fix="the file is damaged: copy it again") from None
 
 
 @lru_cache(maxsize=8)
@@ -144,3 +144,13 @@ def as_text(value: Any) -> str:
 def as_names(value: Any) -> list[str]:
     """An HDF5 attribute that lists names."""
     return [as_text(item) for item in np.asarray(value).reshape(-1)]
+
+
+def is_netcdf4(file: Any) -> bool:
+    """Whether an open HDF5 file is NetCDF-4: it says so, or its data sets have dimension scales."""
+    import h5py
+
+    if "_NCProperties" in file.attrs:
+        return True
+    arrays = [item for item in file.values() if isinstance(item, h5py.Dataset)]
+    return any("DIMENSION_LIST" in item.attrs or item.is_scale for item in arrays)

@@ -29,7 +29,7 @@ class VariableGuess:
 
 @dataclass(frozen=True)
 class AxisGuess:
-    """One dimension: kind as in `sciml.data.schema.AxisMeta`; step is None where it is not uniform or has no numbers."""
+    """One dimension: kind as in `sciml.data.schema.AxisMeta`; step None where it is not uniform."""
 
     kind: str
     size: int
@@ -38,6 +38,8 @@ class AxisGuess:
     first: str = ""
     last: str = ""
     step: float | None = None
+    labels: tuple[str, ...] = ()
+    label_units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Guess:
         """Rows (what, name, details) to print."""
         rows = [("format", self.format, f"domain {self.domain}, one group per {self.group_dim}")]
         rows += [("axis", name, _axis_text(axis)) for name, axis in self.axes.items()]
-        rows += [("variable", v.name, f"{v.role}, {_shape_text(v)}, {v.dtype}, unit {v.unit or '?'}") for v in self.variables]
+        rows += [("variable", v.name, f"{v.role}, {_shape_text(v)}, {v.dtype}, unit {v.unit or '?'}")
+                 for v in self.variables]
         for what, texts in (("missing", self.missing), ("suspicious", self.suspicious), ("note", self.notes)):
             rows += [(what, "", text) for text in texts]
         return rows
@@ -101,15 +104,18 @@ def guess(dataset: xr.Dataset, path: str, *, options: Mapping[str, Any] | None =
     suspicious = [*dataset.attrs.get("suspicious", ()), *_look_at_axes(dataset, group_dim),
                   *_look_at_values(dataset, limit_bytes)]
     return Guess(path, dataset.attrs["format"], domain, group_dim, axes, variables,
-                 tuple([*dataset.attrs.get("missing", ()), *_missing(dataset, variables, axes, group_dim)]),
+                 (*dataset.attrs.get("missing", ()), *_missing(dataset, variables, axes, group_dim)),
                  tuple(suspicious), tuple(dataset.attrs.get("notes", ())), dict(options or {}))
 
 
 def _axis(dataset: xr.Dataset, dim: str) -> AxisGuess:
     size = dataset.sizes[dim]
     if dim not in dataset.coords:
-        return AxisGuess("set", size, None)
+        return AxisGuess("set", size, "1")
     coord = dataset.coords[dim]
+    if dim == "variate":
+        return AxisGuess("set", size, "1", labels=tuple(map(str, coord.values)),
+                         label_units=tuple(map(str, dataset["variate_unit"].values)))
     kind = coord.attrs.get("kind", "set")
     values = coord.values
     first, last = (str(values[0]), str(values[-1])) if size else ("", "")

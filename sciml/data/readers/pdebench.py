@@ -3,8 +3,8 @@
 - **scalar**: ``tensor (trajectory, time, x[, y[, z]])`` with ``x-coordinate``, ``t-coordinate``: state ``tensor``.
 - **cfd**: ``density``, ``pressure``, ``Vx``, ``Vy``, ``Vz`` of that shape: states, velocities ``velocity_x`` and so on.
 - **grouped**: ``0000/data (time, x[, y], channel)`` and ``0000/grid/{t, x, y}``: states ``data`` or ``data_0, data_1``.
-- **darcy**: ``nu (trajectory, x, y)`` and ``tensor (trajectory, 1, x, y)``: steady. No initial state is invented: the solution
-  is the state ``tensor`` on a time axis of length one (time 0), the coefficient the forcing ``nu (trajectory, x, y)``.
+- **darcy**: ``nu (trajectory, x, y)`` and ``tensor (trajectory, 1, x, y)``: steady. No initial state is invented: the
+  solution is the state ``tensor`` on a time axis of length one (time 0), the coefficient the forcing ``nu``.
 
 ``t-coordinate`` may have one entry more than there are frames (PDEBench writes the ends of all steps); the surplus last
 one is dropped. Numeric root attributes (``Nu``, ``beta``) are parameters. PDEBench states no units and no boundaries.
@@ -23,6 +23,7 @@ import xarray as xr
 from sciml.data.files import head
 from sciml.data.readers import _lattice as lattice
 from sciml.data.readers._combine import combine, options_of
+from sciml.data.readers._lattice import is_netcdf4
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
 from sciml.data.safety import HDF5_MAGIC, limits_of, open_hdf5
 from sciml.errors import InputError
@@ -36,11 +37,13 @@ CFD = {"density": "density", "pressure": "pressure", "Vx": "velocity_x", "Vy": "
 class PDEBench:
     """Reads PDEBench's files; one trajectory (or seed) is one group."""
 
+    options: frozenset[str] = frozenset()
+
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if head(path, 8) != HDF5_MAGIC:
             return None
         with open_hdf5(path) as file:
-            if layout_of(file) is None:
+            if is_netcdf4(file) or layout_of(file) is None:
                 return None
         return guess(self.read([path], None), path, limit_bytes=limit_bytes)
 
@@ -105,7 +108,8 @@ def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
         nu = lattice.lazy(lattice.h5_array(url, file["nu"]), where=url, key="nu")
         variables["nu"] = lattice.variable((GROUP, *dims[2:]), nu, "forcing")
     variables.update(_parameters(file, shape[0]))
-    coords, missing, notes = _coordinates(url, file, dims, shape)
+    keys = {dim: "t-coordinate" if dim == "time" else f"{dim}-coordinate" for dim in dims[1:]}
+    coords, missing, notes = _coordinates(url, file, keys, shape)
     if layout == "darcy":
         coords["time"], missing = lattice.coordinate("time", np.zeros(1), "time", "1"), []
         notes.append("steady: one frame; the coefficient nu is forcing")
@@ -113,18 +117,20 @@ def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
                              notes=[f"PDEBench layout: {layout}", *notes])
 
 
-def _coordinates(url: str, file: Any, dims: Sequence[str], shape: Sequence[int]) -> tuple[dict[str, xr.Variable], list[str],
-                                                                                       list[str]]:
+def _coordinates(url: str, file: Any, keys: Mapping[str, str],
+                 shape: Sequence[int]) -> tuple[dict[str, xr.Variable], list[str], list[str]]:
+    """Coordinates from dimension → name in the file, what is missing, and notes."""
     coords, missing, notes = {GROUP: lattice.coordinate(GROUP, np.arange(shape[0]), "set")}, [], []
-    for dim, size in zip(dims[1:], shape[1:]):
-        key, kind = ("t-coordinate", "time") if dim == "time" else (f"{dim}-coordinate", "space")
+    for (dim, key), size in zip(keys.items(), shape[1:]):
+        kind = "time" if dim == "time" else "space"
         if key not in file:
             missing.append(f"coordinates of axis {dim}: counted 0, 1, …")
-            coords[dim] = lattice.coordinate(dim, np.arange(size), kind, "step" if dim == "time" else "cell")
+            coords[dim] = lattice.coordinate(dim, np.arange(size), kind)
             continue
         values = np.asarray(file[key][()]).reshape(-1)
         if dim == "time" and len(values) == size + 1:
-            values, _ = values[:-1], notes.append("t-coordinate has one entry more than there are frames: last one dropped")
+            values = values[:-1]
+            notes.append("t-coordinate has one entry more than there are frames: the last one is dropped")
         if len(values) != size:
             raise InputError(url, key=key, found=f"{len(values)} coordinates", expected=f"{size}",
                              fix="the file is damaged or half-written: copy it again")
@@ -156,22 +162,16 @@ def _grouped(url: str, file: Any) -> xr.Dataset:
             raise InputError(url, key=f"{seed}/data", found=f"shape {item.shape} of {item.dtype}",
                              expected=f"{shape} of {dtype}, as in {seeds[0]}",
                              fix="the file is damaged or half-written: copy it again, or remove the group")
+        for key in ("t", *space):
+            if key in first["grid"] and not np.array_equal(file[seed]["grid"][key][()], first["grid"][key][()]):
+                raise InputError(url, key=f"{seed}/grid/{key}", found="other coordinates than the first group",
+                                 expected="one grid and time axis for all groups", fix="one store per grid")
         parts.append(lattice.lazy(lattice.h5_array(url, item), where=url, key=f"{seed}/data", lead=0))
     data = da.stack(parts)
     names = ["data"] if shape[-1] == 1 else [f"data_{i}" for i in range(shape[-1])]
     dims = (GROUP, "time", *space)
     variables = {name: lattice.variable(dims, data[..., i], "state") for i, name in enumerate(names)}
-    coords = {GROUP: lattice.coordinate(GROUP, np.arange(len(seeds)), "set")}
-    missing = []
-    for dim, size, key, kind in (("time", shape[0], "t", "time"), *((d, n, d, "space") for d, n in zip(space, shape[1:]))):
-        if key not in first["grid"]:
-            missing.append(f"coordinates of axis {dim}: counted 0, 1, …")
-            coords[dim] = lattice.coordinate(dim, np.arange(size), kind, "step")
-            continue
-        values = np.asarray(first["grid"][key][()]).reshape(-1)
-        if len(values) != size:
-            raise InputError(url, key=f"{seeds[0]}/grid/{key}", found=f"{len(values)} coordinates", expected=f"{size}",
-                             fix="the file is damaged or half-written: copy it again")
-        coords[dim] = lattice.coordinate(dim, values, kind)
+    keys = {"time": f"{seeds[0]}/grid/t", **{dim: f"{seeds[0]}/grid/{dim}" for dim in space}}
+    coords, missing, notes = _coordinates(url, file, keys, (len(seeds), *shape[:-1]))
     return lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP, missing=missing,
-                             notes=["PDEBench layout: grouped"])
+                             notes=["PDEBench layout: grouped", *notes])

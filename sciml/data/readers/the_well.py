@@ -1,12 +1,12 @@
 """The Well's HDF5 layout (PolymathicAI/the_well, docs/data_format.md).
 
-``t0_fields``, ``t1_fields``, ``t2_fields`` hold scalars, vectors and tensors ``(sample?, time?, x?, y?, z?[, D[, D]])``; the
-attributes ``sample_varying``, ``time_varying`` and ``dim_varying`` say which axes an array has. Absent attributes are
-read off the rank. What varies in time is state, the rest forcing; ``scalars`` and root attributes named in
+``t0_fields``, ``t1_fields``, ``t2_fields`` hold scalars, vectors and tensors ``(sample?, time?, x?, y?, z?[, D[, D]])``;
+the attributes ``sample_varying``, ``time_varying`` and ``dim_varying`` say which axes an array has. Absent attributes
+are read off the rank. What varies in time is state, the rest forcing; ``scalars`` and root attributes named in
 ``simulation_parameters`` are parameters, and scalars that vary in time become forcing, constant in space. A vector
-``velocity`` becomes ``velocity_x, velocity_y`` (attribute ``vector``), a tensor ``D_xx, D_xy, …``, symmetric ones the upper
-triangle only. A dimension whose periodic boundary covers both ends has a period (n + 1 points make one turn); other
-boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall, 1 open, 2 periodic.
+``velocity`` becomes ``velocity_x, velocity_y`` (attribute ``vector``), a tensor ``D_xx, D_xy, …``, symmetric ones the
+upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings (point n + 1 would
+be point 1 again); other boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall, 1 open, 2 periodic.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Layout:
 class TheWell:
     """Reads The Well's files; one trajectory is one group."""
 
+    options: frozenset[str] = frozenset()
+
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if head(path, 8) != HDF5_MAGIC:
             return None
@@ -59,7 +61,7 @@ class TheWell:
         return guess(self.read([path], None), path, limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
-        """State ``(trajectory, time, x[, y[, z]])``, forcing ``(trajectory, x…)``, parameters ``(trajectory,)``, lazily."""
+        """State ``(trajectory, time, x[, y[, z]])``, forcing ``(trajectory, x…)``, parameters, lazily."""
         return combine([_read(str(path), options_of(source)) for path in paths], paths, source)
 
 
@@ -219,7 +221,7 @@ def _scalars(url: str, file: Any, layout: Layout) -> Iterator[tuple[str, xr.Vari
 def _time(url: str, file: Any, layout: Layout) -> xr.Variable:
     dimensions = file.get("dimensions", {})
     if "time" not in dimensions:
-        return lattice.coordinate("time", np.arange(layout.steps), "time", "step")
+        return lattice.coordinate("time", np.arange(layout.steps), "time")
     item = dimensions["time"]
     values = np.asarray(item[()])
     if values.shape[-1] != layout.steps:
@@ -245,7 +247,7 @@ def _space(url: str, file: Any, dim: str, edges: tuple[str, str] | None) -> xr.V
     attrs: dict[str, Any] = {} if edges is None or "periodic" in edges else {"bounded": " ".join(edges)}
     if dim not in dimensions:
         size = _layout(url, file).space[dim]
-        return lattice.coordinate(dim, np.arange(size), "space", "cell", **attrs)
+        return lattice.coordinate(dim, np.arange(size), "space", **attrs)
     item = dimensions[dim]
     values = np.asarray(item[()])
     if values.ndim > 1 and (values != values[0]).any():
@@ -266,8 +268,10 @@ def _boundaries(file: Any, layout: Layout) -> dict[str, tuple[str, str]]:
         kind = lattice.as_text(item.attrs.get("bc_type", "")).lower()
         dims = lattice.as_names(item.attrs.get("associated_dims", []))
         mask = np.asarray(item["mask"][()]).astype(bool) if "mask" in item and len(dims) == 1 else None
-        if kind not in BOUNDARIES or len(dims) != 1 or dims[0] not in layout.space or (mask is not None and mask.ndim != 1):
-            layout.notes.append(f"boundary {name} ({kind or 'no bc_type'} on {', '.join(dims) or 'no dims'}) is not read")
+        on_axis = len(dims) == 1 and dims[0] in layout.space and (mask is None or mask.ndim == 1)
+        if kind not in BOUNDARIES or not on_axis:
+            told = f"{kind or 'no bc_type'} on {', '.join(dims) or 'no dims'}"
+            layout.notes.append(f"boundary {name} ({told}) is not read")
             continue
         ends = (True, True) if mask is None or not mask.size else (bool(mask[0]), bool(mask[-1]))
         now = edges.setdefault(dims[0], ["", ""])

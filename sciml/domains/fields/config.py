@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -28,7 +29,7 @@ class FieldsConfig(Section):
     @field_validator("leads")
     @classmethod
     def _ascending(cls, leads: tuple[int, ...]) -> tuple[int, ...]:
-        if leads[0] < 1 or any(b <= a for a, b in zip(leads, leads[1:])):
+        if leads[0] < 1 or any(b <= a for a, b in pairwise(leads)):
             raise ValueError("leads must be positive and ascending")
         return leads
 

@@ -15,7 +15,7 @@ from sciml.data.store import Store
 
 @dataclass(frozen=True)
 class Frame:
-    """What all samples of a store share: coordinates, parameters and which variables have a time axis."""
+    """What all samples of a store share: coordinates, dims and attributes of variables, axes that may be rolled."""
 
     store: Store
     space: tuple[str, ...]
@@ -29,15 +29,16 @@ class Frame:
         coords = {}
         for name in space:
             axis = meta.axes[name]
-            attrs = {"units": axis.unit} | ({} if axis.period is None else {"period": axis.period})
+            attrs: dict[str, Any] = {"units": axis.unit} | ({} if axis.period is None else {"period": axis.period})
             coords[name] = xr.Variable((name,), store.coord(name).astype(np.float64), attrs)
         variables = {}
         for name, variable in meta.variables.items():
             if set(variable.dims) <= {"time", *space}:
-                attrs = {"units": variable.unit} | ({"long_name": variable.long_name} if variable.long_name else {})
-                variables[name] = (variable.dims, attrs)
+                described = {"long_name": variable.long_name} if variable.long_name else {}
+                variables[name] = (variable.dims, {"units": variable.unit} | described)
         shared = xr.Dataset(coords=coords).coords
-        return cls(store, tuple(space), shared, variables, tuple(meta.axes[n].period is not None for n in space))
+        wraps = tuple(meta.axes[n].period is not None and _uniform(coords[n].values) for n in space)
+        return cls(store, tuple(space), shared, variables, wraps)
 
     def sample(self, group: int, times: Sequence[int], shift: Sequence[int] | None = None) -> xr.Dataset:
         """The trajectory `group` at ascending indices of time, rolled by `shift` cells along the axes of space."""
@@ -62,6 +63,11 @@ class Frame:
         if last - first == len(times) - 1:
             return self.store.read(name, group, first, last + 1)
         return np.concatenate([self.store.read(name, group, t, t + 1) for t in times])
+
+
+def _uniform(place: np.ndarray) -> bool:
+    steps = np.diff(place)
+    return len(steps) == 0 or bool(np.allclose(steps, steps[0], rtol=1e-4, atol=0))
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,10 @@ class Pairs:
         if self.random:
             fitting = [lead for lead in self.leads if start + lead < stop]
             lead = fitting[int(rng.integers(len(fitting)))]
-        sizes = [len(self.frame.coords[name]) for name in self.frame.space]
-        moved = [int(rng.integers(n)) if wraps else 0 for n, wraps in zip(sizes, self.frame.periodic)] if self.shift else None
+        moved = None
+        if self.shift:
+            sizes = [len(self.frame.coords[name]) for name in self.frame.space]
+            moved = [int(rng.integers(n)) if wraps else 0 for n, wraps in zip(sizes, self.frame.periodic)]
         return self.frame.sample(group, (start, start + lead), moved)
 
 

@@ -19,7 +19,6 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
 MEMO_SIZE = 256
-CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -39,38 +38,57 @@ class Moments:
         return slice(self.ends[r - 1] if r else 0, self.ends[r])
 
 
-def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int], max_rows: int) -> Moments:
+def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int]) -> Moments:
     """Of all windows that lie inside a piece ``(T, V)`` of standardised values, float64; NaN is missing.
 
-    Where cells are missing, each product is averaged over the windows that have both factors, and the Gram matrix is
-    projected on the positive semidefinite ones.
+    Entry (i, j) sums z[s + i] z[s + j] over the starts s: a difference of running sums of the products at lag j − i, so the
+    cost is T V (L + H), not that times L. Where cells are missing, each product is averaged over the windows that have
+    both factors, and the Gram matrix is projected on the positive semidefinite ones.
     """
-    longest = ends[-1]
-    gram, rows = np.zeros((len(ends), look_back, look_back)), np.zeros(len(ends), np.int64)
-    cross, power = np.zeros((look_back, longest)), np.zeros(longest)
-    for r, (low, high) in enumerate(zip((0, *ends[:-1]), ends)):
-        windows = [np.lib.stride_tricks.sliding_window_view(p, look_back + high, axis=0)
-                   for p in pieces if len(p) >= look_back + high]
-        total = sum(w.shape[0] * w.shape[1] for w in windows)
-        stride = max(1, -(-total // max_rows))
-        products = np.zeros((look_back, look_back + high - low))
-        pairs, square, known = np.zeros_like(products), np.zeros(high - low), np.zeros(high - low)
-        for w in windows:
-            step = stride * max(1, CHUNK_ROWS // w.shape[1])
-            for start in range(0, len(w), step):
-                x = np.array(w[start:start + step:stride]).reshape(-1, look_back + high)
-                keep = np.r_[0:look_back, look_back + low:look_back + high]
-                x, there = np.nan_to_num(x[:, keep]), np.isfinite(x[:, keep]).astype(np.float64)
-                products += x[:, :look_back].T @ x
-                pairs += len(x) if there.all() else there[:, :look_back].T @ there
-                square += (x[:, look_back:] ** 2).sum(0)
-                known += there[:, look_back:].sum(0)
-                rows[r] += len(x)
-        mean = products / np.maximum(pairs, 1)
-        gram[r], cross[:, low:high], power[low:high] = mean[:, :look_back], mean[:, look_back:], square / np.maximum(known, 1)
-        if (pairs < rows[r]).any():
+    sums, pairs = _Sums(look_back, tuple(ends)), _Sums(look_back, tuple(ends))
+    rows = np.zeros(len(ends), np.int64)
+    for piece in pieces:
+        there = np.isfinite(piece)
+        sums.add(np.where(there, piece, 0.0))
+        pairs.add(there.astype(np.float64))
+        rows += [piece.shape[1] * max(0, len(piece) - look_back - end + 1) for end in ends]
+    gram, cross, power = (s / np.maximum(np.rint(p), 1) for s, p in zip(sums.parts(), pairs.parts()))
+    for r, seen in enumerate(pairs.gram):
+        if np.rint(seen).min() < rows[r]:
             gram[r] = _semidefinite(gram[r])
     return Moments(tuple(ends), gram, cross, power, rows)
+
+
+class _Sums:
+    """Sums of products over windows, as in `Moments`, before they are divided by how many there were."""
+
+    def __init__(self, look_back: int, ends: tuple[int, ...]) -> None:
+        self.ends = ends
+        self.gram = np.zeros((len(ends), look_back, look_back))
+        self.cross, self.power = np.zeros((look_back, ends[-1])), np.zeros(ends[-1])
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.gram, self.cross, self.power
+
+    def add(self, values: np.ndarray) -> None:
+        look_back = self.cross.shape[0]
+        for lag in range(min(look_back + self.ends[-1], len(values))):
+            running = np.zeros(len(values) - lag + 1)
+            np.cumsum(np.einsum("tv,tv->t", values[:len(values) - lag], values[lag:]), out=running[1:])
+            for r, (low, high) in enumerate(zip((0, *self.ends[:-1]), self.ends)):
+                starts = len(values) - look_back - high + 1
+                if starts <= 0:
+                    break
+                inside = np.arange(max(0, look_back - lag))
+                total = running[inside + starts] - running[inside]
+                self.gram[r, inside, inside + lag] += total
+                if lag:
+                    self.gram[r, inside + lag, inside] += total
+                later = np.arange(max(0, look_back + low - lag), min(look_back, look_back + high - lag))
+                self.cross[later, later + lag - look_back] += running[later + starts] - running[later]
+                if lag == 0:
+                    own = np.arange(look_back + low, look_back + high)
+                    self.power[low:high] += running[own + starts] - running[own]
 
 
 def _semidefinite(matrix: np.ndarray) -> np.ndarray:

@@ -25,13 +25,12 @@ class DatasetConfig(Section):
 class RidgeConfig(Section):
     """The closed-form baseline. strengths: tried on validation, relative to the mean diagonal of the Gram matrix.
 
-    cycles: periods whose mean course may be taken out before the ridge and put back after it; the one that helps most on
-    validation is kept, none if none helps. max_rows: windows × variates that enter the Gram matrix, thinned evenly above.
+    cycles: periods whose mean course may be taken out before the ridge and put back after it; kept is the shortest that
+    none improves on by half a percent of the error on validation, none if none does.
     """
 
     strengths: tuple[float, ...] = Field(default=(1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), min_length=1)
     cycles: tuple[Literal["day", "week", "year"], ...] = ("day", "week", "year")
-    max_rows: int = Field(default=200_000, ge=1000)
 
 
 class SeriesConfig(Section):

@@ -1,0 +1,1 @@
+"""The workflow that adapts a checkpoint to another store. Read `workflow.py` from top to bottom."""

@@ -1,0 +1,84 @@
+"""Fine-tuning, from a checkpoint and a store to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sciml import checkpoint, registry
+from sciml.data.store import Store, open_store
+from sciml.errors import InputError
+from sciml.predictor import Predictor
+from sciml.recipe import Recipe, check_budget, override, validate
+from sciml.runs import begin
+from sciml.train import Plan, Progress, Run, fit, open_sources, plan_of
+
+LEARNING_RATE_FACTOR = 0.3
+STEPS = 300
+
+
+def finetune(source: Path, store_url: str, folder: Path, *, assignments: Sequence[str] = (), overwrite: bool = False,
+             listen: Callable[[Progress], None] | None = None) -> Predictor:
+    """Adapt a checkpoint to a store; goes on if the folder holds the same run."""
+    predictor, recipe, store = prepare(source, store_url, assignments)
+    run = begin(folder, recipe, predictor, [store], overwrite=overwrite)
+    try:
+        return fit(run, listen=listen)
+    finally:
+        run.ranks.leave()
+
+
+def prepare(source: Path, store_url: str, assignments: Sequence[str]) -> tuple[Predictor, Recipe, Store]:
+    """The checkpoint, extended for the store, and the recipe that adapts it."""
+    store = open_store(store_url)
+    predictor = checkpoint.load(source)
+    recipe = recipe_for(predictor, store, assignments, where=source)
+    extend(predictor, store, recipe)
+    return predictor, recipe, store
+
+
+def default_folder(source: Path, store_url: str) -> Path:
+    """``finetune/<dataset>`` inside the run that the checkpoint belongs to, else ``runs/<dataset>``."""
+    dataset, folder = open_store(store_url).meta.dataset, checkpoint.resolve(source)
+    inside = folder.parent.name == "checkpoints"
+    return folder.parent.parent / "finetune" / dataset if inside else Path("runs") / f"finetune-{dataset}"
+
+
+def dry_run(source: Path, store_url: str, assignments: Sequence[str]) -> Plan:
+    """What the fine-tuning would cost, measured on a few steps; writes nothing."""
+    predictor, recipe, store = prepare(source, store_url, assignments)
+    return plan_of(Run(Path(), recipe, predictor, open_sources(recipe, predictor, [store]), ()))
+
+
+def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *, where: object) -> Recipe:
+    """The checkpoint's recipe on the new store alone: 300 steps at 0.3 of its learning rates, unless assigned otherwise."""
+    raw: dict[str, Any] = {**predictor.recipe}
+    train = {**raw["train"], "steps": STEPS, "minutes": None}
+    for name in ("learning_rate", "matrix_learning_rate"):
+        train[name] = train[name] * LEARNING_RATE_FACTOR
+    batch = next((e["batch"] for e in raw["data"] if e.get("store") == store.url), raw["data"][0]["batch"])
+    raw |= {"name": f"{raw['name']}-{store.meta.dataset}", "data": [{"store": store.url, "batch": batch}], "train": train}
+    recipe = validate(Recipe, override(raw, assignments), where=where)
+    check_budget(recipe, where=where)
+    return recipe
+
+
+def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
+    """Let adapter and operator learn of the store: new names get rows of their own, known ones keep theirs."""
+    domain = store.meta.domain
+    adapter = predictor.adapters.get(domain)
+    if adapter is None:
+        adapter = registry.find("sciml.domains", domain, where=store.url).create(recipe.domains.get(domain, {}))
+    predictor.adapters[domain] = adapter = adapter.fit(store)
+    spec, known = adapter.spec(), predictor.operator.specs.get(domain)
+    if known is not None:
+        try:
+            spec = known.merge(spec)
+        except ValueError as error:
+            raise InputError(store.url, key=domain, found=str(error), expected="the checkpoint's patch and pair bias",
+                             fix="pretrain with this store, or choose a checkpoint that fits") from None
+    torch.manual_seed(recipe.seed)
+    predictor.operator.extend(spec)

@@ -1,0 +1,86 @@
+"""The starter source.yaml that `Guess.source_yaml` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sciml.data.readers.guess import AxisGuess, Guess
+
+FILL = "  # FILL IN"
+
+
+def starter(guess: Guess, name: str) -> str:
+    """YAML text; units that are not known are null and marked, so that a build refuses until they are given."""
+    lines = [f"# Starter for {os.path.basename(guess.path.rstrip('/'))}, recognised as {guess.format}.",
+             "# Lines marked FILL IN need you."]
+    lines += [f"# {what}: {text}" for what, texts in (("missing", guess.missing), ("suspicious", guess.suspicious),
+                                                      ("note", guess.notes)) for text in _one_line(texts)]
+    lines += [f"name: {re.sub('[^a-z0-9_]+', '_', name.lower()).strip('_') or 'my_data'}", f"domain: {guess.domain}",
+              "files:", f"  - path: {_text(guess.path if '://' in guess.path else os.path.abspath(guess.path))}",
+              "options:", f"  format: {guess.format}"]
+    lines += [f"  {key}: {_text(value)}" for key, value in guess.options.items()]
+    lines += list(_series(guess) if guess.domain == "series" else _fields(guess))
+    lines += list(_axes(guess))
+    lines += [_split(guess), "missing: refuse  # or mask: keep NaN and Inf as missing values",
+              'licence: ""  # FILL IN: what others may do with the data', 'citation: ""  # FILL IN: whom to cite']
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(texts: tuple[str, ...]) -> list[str]:
+    return [" ".join(text.split()) for text in texts]
+
+
+def _text(value: object) -> str:
+    """A scalar or flow collection that YAML reads back as it was (JSON is YAML)."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _series(guess: Guess) -> Iterator[str]:
+    if guess.format not in ("csv", "parquet", "numpy"):
+        return
+    variate = guess.axes["variate"]
+    yield "  units:" + ("" if all(variate.label_units) else f'{FILL}: the unit of each variate, "1" if it has none')
+    for label, unit in zip(variate.labels, variate.label_units):
+        yield f"    {_text(label)}: {_text(unit or None)}"
+
+
+def _fields(guess: Guess) -> Iterator[str]:
+    yield "variables:"
+    for variable in guess.variables:
+        dims = ", ".join(variable.dims[1:])
+        yield (f"  {_text(variable.name)}: {{role: {variable.role}, unit: {_text(variable.unit)}, dims: [{dims}]}}"
+               + ("" if variable.unit else f'{FILL} unit: for example "m/s", "1" if it has none'))
+
+
+def _axes(guess: Guess) -> Iterator[str]:
+    listed = {name: axis for name, axis in guess.axes.items() if axis.kind in ("space", "time")}
+    if not listed:
+        return
+    yield "axes:"
+    for name, axis in listed.items():
+        entries = [f"kind: {axis.kind}", f"unit: {_text(axis.unit)}"]
+        entries += [f"period: {_text(axis.period)}"] if axis.kind == "space" else []
+        entries += ["reverse: true"] if _reversed(guess, name) else []
+        yield f"  {name}: {{{', '.join(entries)}}}" + _remark(axis)
+
+
+def _reversed(guess: Guess, name: str) -> bool:
+    return f"axis {name} is reversed (descending)" in guess.suspicious
+
+
+def _remark(axis: AxisGuess) -> str:
+    wanted = [] if axis.unit else ["unit"]
+    if axis.kind == "space" and axis.period is None:
+        wanted.append("period, if the axis wraps around")
+    return f"{FILL} {', '.join(wanted)}" if wanted else ""
+
+
+def _split(guess: Guess) -> str:
+    if guess.domain == "series" or guess.axes[guess.group_dim].size < 3:
+        return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}"
+    return "split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}"

@@ -1,0 +1,230 @@
+"""What the adapter learns of a store, and whether a sample keeps to it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sciml.data.schema import Moments, Variable
+from sciml.data.store import Store
+from sciml.domains.fields.config import Contract, GridAxis, Scaling
+from sciml.errors import InputError
+
+Contracts = Mapping[str, Contract]
+
+
+@cache
+def factor(have: str, want: str) -> float | None:
+    """What a number in `have` is multiplied by to be in `want`; None if the units don't convert.
+
+    >>> round(factor("mm2 s-1", "m2/s"), 9)
+    1e-06
+    """
+    if have == want:
+        return 1.0
+    import pint
+
+    registry = pint.get_application_registry()
+    try:
+        parsed = [registry.parse_expression(_powers(unit)) for unit in (have, want)]
+        return float((parsed[0] / parsed[1]).to("").magnitude)
+    except (pint.errors.PintError, AttributeError, TypeError, ValueError):
+        return None
+
+
+def _powers(unit: str) -> str:
+    """CF's ``kg m-1 s-2`` as ``kg * m**-1 * s**-2``."""
+    return re.sub(r"(?<=[A-Za-z])(-?\d)", r"**\1", re.sub(r"(?<=\w)\s+(?=[A-Za-z])", " * ", unit.strip()))
+
+
+def learn(store: Store, known: Contracts) -> Contract:
+    """The contract of a store's data set: its own statistics, the known ones for variables that are known.
+
+    Raises `InputError` if it isn't a uniform trajectory on a grid, or if a known name has a unit that doesn't convert.
+    """
+    meta = store.meta
+    states = meta.of_role("state")
+    if not states or meta.dt is None:
+        raise InputError(store.url, key="dt", found=f"dt {meta.dt}, state variables {list(states)}",
+                         expected="at least one state variable on a uniform time axis",
+                         fix="resample in time, or give the role `state` in source.yaml")
+    dims = meta.variables[states[0]].dims
+    for name in states:
+        own = meta.variables[name].dims
+        if own != dims or own[0] != "time" or any(meta.axes[d].kind != "space" for d in own[1:]) or len(own) < 2:
+            raise InputError(store.url, key=name, found=f"dimensions {own}", expected=f"(time, space…), {dims}",
+                             fix="split it into one variable per component on the common grid, in source.yaml")
+    axes = tuple(GridAxis(name=n, unit=meta.axes[n].unit, period=meta.axes[n].period) for n in dims[1:])
+    place = store.coord(axes[0].name).astype(np.float64)
+    spacing = float(np.mean(np.diff(place))) if len(place) > 1 else axes[0].period or 1.0
+    length, time = _references(known, axes[0], spacing * len(place), meta.axes["time"].unit, meta.dt)
+    parameters = [n for role in ("parameter", "boundary") for n in meta.of_role(role)]
+    forcings = [*meta.of_role("forcing"), *meta.of_role("covariate")]
+
+    def scalings(kind: str, names: Sequence[str]) -> dict[str, Scaling]:
+        return {n: _scaling(store, known, kind, n, meta.variables[n], meta.moments[n]) for n in names}
+
+    return Contract(axes=axes, dt=meta.dt, time_unit=meta.axes["time"].unit, length=length, time=time, spacing=spacing,
+                    states=scalings("states", states), forcings=scalings("forcings", forcings),
+                    parameters=scalings("parameters", parameters), masks=meta.of_role("mask"))
+
+
+def _references(known: Contracts, axis: GridAxis, extent: float, time_unit: str, dt: float) -> tuple[float, float]:
+    """Reference length and time in the data set's own units: the first data set's if its units convert."""
+    length, time = axis.period or extent, dt
+    for first in list(known.values())[:1]:
+        space = factor(first.axes[0].unit, axis.unit)
+        clock = factor(first.time_unit, time_unit)
+        length = length if space is None else first.length * space
+        time = time if clock is None else first.time * clock
+    return length, time
+
+
+def _scaling(store: Store, known: Contracts, kind: str, name: str, variable: Variable, own: Moments) -> Scaling:
+    for contract in known.values():
+        old: Scaling | None = getattr(contract, kind).get(name)
+        if old is not None:
+            ratio = _convert(store.url, name, old.unit, variable.unit)
+            if old.transform == "log10":
+                return old.model_copy(update={"unit": variable.unit, "center": old.center + math.log10(ratio)})
+            return old.model_copy(update={
+                "unit": variable.unit, "center": old.center * ratio, "scale": old.scale * ratio})
+    common: dict[str, Any] = {"unit": variable.unit, "long_name": variable.long_name}
+    if kind == "parameters" and own.minimum > 0:
+        return Scaling(center=math.log10(own.mean), transform="log10", **common)
+    return Scaling(center=own.mean, scale=own.std if own.std > 0 else 1.0, **common)
+
+
+def _convert(where: object, name: str, have: str, want: str) -> float:
+    ratio = factor(have, want)
+    if ratio is None:
+        raise InputError(where, key=name, found=f"unit {want!r}", expected=f"a unit that converts to {have!r}",
+                         fix="correct the unit, or rename the variable if it is another quantity")
+    return ratio
+
+
+def curves(store: Store, contract: Contract) -> dict[str, np.ndarray]:
+    """Variable → ``(2, n)`` lead times and residual scales; a state that never changes gets 1e-6 of its deviation."""
+    result = {}
+    for name, scaling in contract.states.items():
+        tendency = store.meta.tendency.get(name)
+        if tendency is None or not tendency.lead:
+            raise InputError(store.url, key=name, found="no tendency statistics", expected="at least two times",
+                             fix="build the store anew from trajectories of two or more frames")
+        lead = np.asarray(tendency.lead, np.float64) * contract.dt
+        result[name] = np.stack([lead, np.maximum(tendency.std, 1e-6 * scaling.scale)])
+    return result
+
+
+def resolve(contracts: Contracts, sample: xr.Dataset) -> str:
+    """The data set whose contract a sample is under: its own, else the first that knows all its variables."""
+    named = sample.attrs.get("dataset")
+    names = {str(name) for name in sample.data_vars}
+    known = {d: [*c.states, *c.forcings, *c.parameters, *c.masks] for d, c in contracts.items()}
+    for dataset in [str(named)] if named in contracts else contracts:
+        if names <= set(known[dataset]):
+            return dataset
+    raise InputError(_where(sample), key="variables", found=f"{sorted(names)} of data set {named!r}",
+                     expected=f"variables of one of {known}",
+                     fix="fine-tune on a store of these data (sciml finetune CHECKPOINT --data STORE), or rename them")
+
+
+def lead_time(contract: Contract, sample: xr.Dataset, leads: Sequence[int], any_dt: bool) -> float:
+    """From the first to the second time of a sample, or its dt, in the contract's unit of time."""
+    where = _where(sample)
+    times = np.atleast_1d(sample["time"].values) if "time" in sample.coords else np.zeros(1)
+    if not np.issubdtype(times.dtype, np.number):
+        raise InputError(where, key="time", found=f"type {times.dtype}", expected="numbers with units",
+                         fix="store time since the start, as numbers in the unit of the attribute `units`")
+    ratio = 1.0
+    if "time" in sample.coords:
+        unit = sample["time"].attrs.get("units", contract.time_unit)
+        ratio = _convert(where, "time", unit, contract.time_unit)
+    dt = float(sample.attrs["dt"]) * ratio if "dt" in sample.attrs else contract.dt
+    lead = float(times[1] - times[0]) * ratio if len(times) > 1 else dt * leads[0]
+    if lead <= 0:
+        raise InputError(where, key="time", found=times[:3].tolist(), expected="ascending times", fix="sort by time")
+    steps = lead / contract.dt
+    if not any_dt and min(abs(steps - n) for n in leads) > 1e-3 * max(steps, 1):
+        raise InputError(where, key="time", found=f"a lead of {lead:g} {contract.time_unit}",
+                         expected=f"{' or '.join(f'{n * contract.dt:g}' for n in leads)} {contract.time_unit}",
+                         fix="resample in time, train with that lead (domains.fields.leads), or set any_dt: true")
+    return lead
+
+
+def check_grid(contract: Contract, sample: xr.Dataset) -> None:
+    """Axes by name, unit and periodicity, ascending coordinates; sizes are free. Raises `InputError`."""
+    where = _where(sample)
+    for axis in contract.axes:
+        if axis.name not in sample.coords:
+            raise InputError(where, key=axis.name, found=f"coordinates {[str(c) for c in sample.coords]}",
+                             expected=f"axes {list(contract.names)}", fix="name the axes as the checkpoint does")
+        coord = sample[axis.name]
+        period = coord.attrs.get("period")
+        found = GridAxis(name=axis.name, unit=coord.attrs.get("units", axis.unit), period=period)
+        if found.kind != axis.kind:
+            raise InputError(where, key=axis.name, found=f"unit {found.unit!r}, period {period}",
+                             expected=f"unit {axis.unit!r}, {'not periodic' if axis.period is None else 'periodic'}",
+                             fix="set the attributes `units` and `period`, or fine-tune on a store of this grid")
+        if coord.size > 1 and not bool(np.all(np.diff(coord.values) > 0)):
+            raise InputError(where, key=axis.name, found="values that don't ascend", expected="ascending coordinates",
+                             fix=f"sample.sortby({axis.name!r})")
+
+
+def read(contract: Contract, sample: xr.Dataset, kind: str) -> dict[str, np.ndarray]:
+    """The sample's variables of a kind (``states``, ``forcings``, ``parameters``), float64 in the contract's units.
+
+    States ``(1 or 2, *space)``, the first times; forcings ``(time?, *space)``; parameters numbers. Raises `InputError`
+    if one is missing or has other dimensions.
+    """
+    where, result = _where(sample), {}
+    for name, scaling in getattr(contract, kind).items():
+        if name not in sample:
+            raise InputError(where, key=name, found=f"variables {[str(v) for v in sample.data_vars]}",
+                             expected=f"{kind[:-1]} {name!r} [{scaling.unit}]", fix="add it, on the same grid")
+        array = sample[name]
+        if kind == "states" and "time" not in array.dims:
+            array = array.expand_dims("time")
+        if kind == "states":
+            array = array.isel(time=slice(2))
+        wanted = () if kind == "parameters" else (*(("time",) if "time" in array.dims else ()), *contract.names)
+        if set(array.dims) != set(wanted):
+            raise InputError(where, key=name, found=f"dimensions {array.dims}", expected=f"{wanted}",
+                             fix="select one trajectory, and name dimensions as the checkpoint does")
+        unit = array.attrs.get("units", scaling.unit)
+        ratio = _convert(where, name, unit, scaling.unit)
+        values = np.asarray(array.transpose(*wanted).values, np.float64)
+        result[name] = values if ratio == 1.0 else values * ratio
+    return result
+
+
+def interior(contract: Contract, sample: xr.Dataset) -> np.ndarray:
+    """True where every mask of the data set says that a cell is inside, ``(*space)``."""
+    inside = np.ones([sample.sizes[name] for name in contract.names], dtype=bool)
+    for name in contract.masks:
+        if name not in sample:
+            raise InputError(_where(sample), key=name, found="no such variable", expected="the mask of the data set",
+                             fix="add it: 1 inside, 0 outside")
+        inside &= sample[name].transpose(*contract.names).values > 0
+    return inside
+
+
+def normalise(values: np.ndarray, scaling: Scaling, *, name: str, sample: xr.Dataset,
+              needed: bool = True) -> np.ndarray:
+    """``(transform(x) − center) / scale``; if `needed`, raises `InputError` on what isn't finite, or has no log."""
+    log = scaling.transform == "log10"
+    bad = ~np.isfinite(values) | (values <= 0 if log else False)
+    if needed and bad.any():
+        raise InputError(_where(sample), key=name, found=f"{values[bad].flat[0]:g} ({int(bad.sum())} such values)",
+                         expected="positive numbers" if log else "finite numbers", fix="correct or drop the sample")
+    return ((np.log10(values) if log else values) - scaling.center) / scaling.scale
+
+
+def _where(sample: xr.Dataset) -> str:
+    return str(sample.attrs.get("source", "sample"))

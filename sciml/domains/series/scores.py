@@ -1,0 +1,45 @@
+"""Scores of forecasts, per window."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from sciml import metrics
+from sciml.adapter import Metric
+from sciml.domains.series.fitted import Fitted
+
+REDUCTION = "mean over variates, times and steps of a window, then over windows"
+
+
+def declared(unit: str | None) -> tuple[Metric, ...]:
+    """mse and mae in standardised units, mase, and mae in the variates' own unit if they share one."""
+    shared = (Metric("mse", "1", REDUCTION, null=1.0), Metric("mae", "1", REDUCTION),
+              Metric("mase", "1", "mean over variates of each one's error over its seasonal naive one, then over windows",
+                     null=1.0))
+    return shared if unit is None else (*shared, Metric("mae_physical", unit, REDUCTION))
+
+
+def score(fit: Fitted, unit: str | None, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+    """Name → ``(sample,)``. `truth` may hold the look-back before; NaN and cells whose ``known`` is False don't count."""
+    p, t = _cells(prediction), _cells(truth)
+    members = fit.members([str(v) for v in prediction["variate"].values], where="prediction")
+    t = t[..., t.shape[-2] - p.shape[-2]:, :]
+    std, mean, naive = fit.std[members], fit.mean[members], fit.naive[members]
+    scaled = (p - mean) / std, (t - mean) / std
+    absolute = metrics.mae(np.moveaxis(p, -1, 1), np.moveaxis(t, -1, 1), keep=2)
+    ratio = np.where(naive > 0, absolute / np.where(naive > 0, naive, 1.0), np.nan)
+    counted = np.isfinite(ratio)
+    result = {"mse": metrics.mse(*scaled), "mae": metrics.mae(*scaled),
+              "mase": np.where(counted.any(1), np.where(counted, ratio, 0).sum(1) / np.maximum(counted.sum(1), 1), np.nan)}
+    if unit is not None:
+        result["mae_physical"] = metrics.mae(p, t)
+    return result
+
+
+def _cells(data: xr.Dataset) -> np.ndarray:
+    """``(sample, …, time, variate)`` float64, NaN where not known."""
+    values = data["value"]
+    if "known" in data:
+        values = values.where(data["known"])
+    return np.asarray(values.transpose("sample", ..., "time", "variate").values, np.float64)

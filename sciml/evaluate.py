@@ -1,0 +1,209 @@
+"""Scores beside the floor: every question of a domain, ours and the baseline's, with intervals over independent blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from sciml.adapter import DomainAdapter, Question, Sample
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
+from sciml.metrics import paired_blocks
+from sciml.packing import collate
+from sciml.predictor import Predictor, predictions
+from sciml.rollout import BlowUp, rollout
+from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score: ours and the baseline's means, and the 95 % interval (low, high) of their paired difference.
+
+    verdict: "better", "worse", "no difference", or "too few independent blocks" (fewer than ten).
+    """
+
+    domain: str
+    dataset: str
+    question: str
+    metric: str
+    unit: str
+    value: float
+    baseline: float
+    baseline_name: str
+    low: float
+    high: float
+    blocks: int
+    verdict: str
+    samples: int
+
+    @property
+    def ratio(self) -> float:
+        return self.value / self.baseline if self.baseline else float("nan")
+
+
+@dataclass
+class Evaluation:
+    """All rows, the curves of rollouts (metric over steps, ours and baseline's) and what to say of them."""
+
+    domain: str
+    dataset: str
+    split: str
+    scores: list[Row] = field(default_factory=list)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [{**asdict(row), "ratio": row.ratio} for row in self.scores]
+
+    def json(self) -> dict[str, Any]:
+        return {"domain": self.domain, "dataset": self.dataset, "split": self.split, "rows": self.rows,
+                "curves": self.curves, "warnings": self.warnings}
+
+
+def evaluate(predictor: Predictor, store: Store, split: SplitName = "test", *, questions: Sequence[str] | None = None,
+             max_windows: int | None = None, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+    """Ask every question of the store's domain (or those named); `max_windows` takes evenly spread windows of each.
+
+    Warns where the checkpoint has seen this data set under other splits: its test samples may have been trained on.
+    """
+    adapter = predictor.adapter(store.meta.domain)
+    result = Evaluation(adapter.name, store.meta.dataset, split)
+    seen = dict(predictor.provenance.get("stores", {})).get(store.meta.dataset)
+    if seen is not None and seen != store.meta.split_identity():
+        result.warnings.append(f"{store.meta.dataset} was trained on under another split ({seen}, here "
+                               f"{store.meta.split_identity()}): test samples may have been seen in training")
+    asked = [q for q in adapter.questions(store, split) if questions is None or q.name in questions]
+    plans = [(q, _indices(len(q.windows), max_windows)) for q in asked]
+    total, done = sum(len(indices) for _, indices in plans), 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for question, indices in plans:
+        ours, floor = _answer(predictor, adapter, question, indices, tick)
+        block = max(1, round(question.block * len(indices) / max(len(question.windows), 1)))
+        _summarise(result, adapter, question, ours, floor, block)
+    return result
+
+
+def _indices(size: int, limit: int | None) -> list[int]:
+    if limit is None or size <= limit:
+        return list(range(size))
+    return [int(i) for i in np.unique(np.linspace(0, size - 1, limit).round())]
+
+
+Scores = dict[str, np.ndarray]
+
+
+def _answer(predictor: Predictor, adapter: DomainAdapter, question: Question, indices: Sequence[int],
+            tick: Callable[[int], None]) -> tuple[Scores, Scores]:
+    """Scores of all windows of a question: ours and the baseline's."""
+    ours: list[Scores] = []
+    floor: list[Scores] = []
+    for start in range(0, len(indices), BATCH):
+        rngs = [(np.random.default_rng([0, i]), np.random.default_rng([0, 0])) for i in indices[start: start + BATCH]]
+        samples = [question.windows.draw(i, *rng) for i, rng in zip(indices[start: start + BATCH], rngs)]
+        for prediction, baseline, truth in _predict(predictor, adapter, question, samples):
+            ours.append(adapter.score(question, prediction, truth))
+            floor.append(adapter.score(question, baseline, truth))
+        tick(len(samples))
+    return tuple({name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+                 for parts in (ours, floor))  # type: ignore[return-value]
+
+
+def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
+             samples: Sequence[Sample]) -> Iterator[tuple[xr.Dataset, xr.Dataset, xr.Dataset]]:
+    """(prediction, baseline, truth) with a leading dimension sample; for rollouts step follows."""
+    if question.steps == 0:
+        batch = collate([adapter.encode(sample) for sample in samples])
+        outputs = predictor.forward(batch)
+        zeros = {head: torch.zeros_like(target.value) for head, target in batch.targets.items()}
+        truth = {head: target.value for head, target in batch.targets.items()}
+        yield (adapter.decode(batch, predictions(batch, outputs)), adapter.decode(batch, predictions(batch, Outputs(zeros))),
+               adapter.decode(batch, truth))
+        return
+    for sample in samples:
+        initial = adapter.initial(sample)
+        prediction = _frames(adapter, _until_blow_up(predictor, initial, question.steps))
+        baseline = _frames(adapter, _baseline_states(adapter, predictor, initial, question.steps))
+        yield prediction, baseline, _truth(sample, prediction)
+
+
+def _frames(adapter: DomainAdapter, states: Sequence[State]) -> xr.Dataset:
+    frames = [adapter.observe(state).drop_vars("time") for state in states]
+    return xr.concat(frames, dim="step", join="override", coords="minimal", compat="override").transpose(
+        "sample", "step", ...)
+
+
+def _truth(sample: Sample, prediction: xr.Dataset) -> xr.Dataset:
+    """The sample's later times under the dimensions of a rollout."""
+    later = sample[[str(name) for name in prediction.data_vars]].isel(time=slice(1, None))
+    return later.drop_vars("time").rename(time="step").expand_dims("sample").transpose("sample", "step", ...)
+
+
+def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[State]:
+    """`steps` states; after a blow-up the last ones are NaN, which every metric counts as the worst."""
+    states: list[State] = []
+    try:
+        states.extend(rollout(predictor, initial, steps))
+    except BlowUp:
+        pass
+    last = states[-1] if states else initial
+    from dataclasses import replace
+
+    lost = replace(last, batch=replace(last.batch, values=torch.full_like(last.batch.values, torch.nan)))
+    return states + [lost] * (steps - len(states))
+
+
+def _baseline_states(adapter: DomainAdapter, predictor: Predictor, initial: State, steps: int) -> list[State]:
+    states, state = [], initial
+    for _ in range(steps):
+        state = adapter.advance(state, zero_outputs(predictor.operator.specs[adapter.name], state.batch))
+        states.append(state)
+    return states
+
+
+def zero_outputs(spec: TokenSpec, batch: TokenBatch) -> Outputs:
+    """Every head says nothing: the baseline's prediction."""
+    shapes = {"lattice": batch.values.shape}
+    return Outputs({name: batch.values.new_zeros(shapes.get(head.kind, (batch.num_segments, len(head.outputs))))
+                    for name, head in spec.heads.items()})
+
+
+def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, ours: Scores, floor: Scores,
+               block: int) -> None:
+    name = baseline_name(adapter)
+    for metric in adapter.metrics():
+        if metric.name not in ours:
+            continue
+        a, b = ours[metric.name], floor[metric.name]
+        if a.ndim > 1:
+            result.curves[f"{question.name}/{metric.name}"] = {
+                "step": list(range(1, a.shape[1] + 1)), "ours": _mean(a, 0).tolist(), "baseline": _mean(b, 0).tolist()}
+            a, b = _mean(a, 1), _mean(b, 1)
+        interval = paired_blocks(a, b, block)
+        result.scores.append(Row(
+            adapter.name, result.dataset, question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
+            name, interval.low, interval.high, interval.blocks, interval.verdict(higher=metric.higher), len(a)))
+
+
+def _mean(values: np.ndarray, axis: int) -> Any:
+    """A plain mean: NaN (a rollout that blew up) is not forgiven."""
+    return values.mean(axis=axis) if values.size else np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
+
+
+def baseline_name(adapter: DomainAdapter) -> str:
+    """What the domain's baseline is called in tables."""
+    baseline = getattr(adapter, "baseline", None)
+    return str(getattr(baseline, "name", type(baseline).__name__.lower()))

@@ -1,0 +1,87 @@
+"""A run folder: what a workflow begins, goes on with after a kill, and leaves behind.
+
+    recipe.yaml   train.jsonl   checkpoints/{best,step-*}   evaluation/<dataset>.json   rollout/<dataset>.zarr
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sciml.data.store import Store, open_store
+from sciml.distributed import Ranks
+from sciml.errors import InputError
+from sciml.predictor import Predictor
+from sciml.recipe import Recipe, read_yaml
+from sciml.train import Run, open_sources, resume
+
+VALIDATION = "validation"
+
+
+def open_stores(recipe: Recipe) -> list[Store]:
+    """The recipe's stores, opened and checked. Raises `InputError` naming the entry."""
+    return [open_store(entry.store) for entry in recipe.data]
+
+
+def begin(folder: Path, recipe: Recipe, predictor: Predictor, stores: Sequence[Store], *,
+          overwrite: bool = False) -> Run:
+    """A run that starts, or goes on from its newest whole checkpoint.
+
+    Raises `InputError` if the folder holds a run of another recipe and not `overwrite`.
+    """
+    ranks = Ranks.join()
+    raw = recipe.model_dump(mode="json")
+    if ranks.first:
+        _claim(folder, raw, overwrite)
+    ranks.barrier()
+    predictor.recipe = raw
+    predictor.provenance = {**predictor.provenance, **provenance(predictor, stores)}
+    run = Run(folder, recipe, predictor, open_sources(recipe, predictor, stores), _validation(recipe, predictor, stores),
+              ranks)
+    if resume(run):
+        return run
+    frozen = folder / "budget.json"
+    if frozen.exists():
+        import json
+
+        run.steps = int(json.loads(frozen.read_text())["steps"])
+    return run
+
+
+def _validation(recipe: Recipe, predictor: Predictor, stores: Sequence[Store]) -> tuple[Any, ...]:
+    held_out = [store for store in stores if store.meta.splits.validation]
+    entries = [entry for entry, store in zip(recipe.data, stores) if store.meta.splits.validation]
+    return open_sources(recipe.model_copy(update={"data": tuple(entries)}), predictor, held_out, VALIDATION)
+
+
+def _claim(folder: Path, raw: dict[str, Any], overwrite: bool) -> None:
+    path = folder / "recipe.yaml"
+    if overwrite and folder.exists():
+        if any(folder.iterdir()) and not path.exists():
+            raise InputError(folder, found="files, but no recipe.yaml", expected="a run folder to replace",
+                             fix="choose another folder; this one is not a run and will not be deleted")
+        shutil.rmtree(folder)
+    if path.exists() and (old := read_yaml(path)) != raw:
+        changed = sorted(key for key in {*old, *raw} if old.get(key) != raw.get(key))
+        raise InputError(folder, key=", ".join(changed), found="a run of another recipe", expected="the same recipe",
+                         fix="choose another --run, or replace it with --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".recipe.yaml.part"
+    temporary.write_text(yaml.safe_dump(raw, sort_keys=False))
+    temporary.replace(path)
+
+
+def provenance(predictor: Predictor, stores: Sequence[Store]) -> dict[str, Any]:
+    """Data sets with the identity of their splits, versions, machine and date."""
+    seen = dict(predictor.provenance.get("stores", {}))
+    seen |= {store.meta.dataset: store.meta.split_identity() for store in stores}
+    return {"stores": seen, "machine": f"{platform.machine()} {platform.system()}",
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": {name: version(name) for name in ("sciml", "torch", "numpy", "xarray", "zarr")}}

@@ -1,0 +1,368 @@
+"""Training: one loop in plain torch, exactly resumable. From file to loss in six hops:
+
+    adapter.open(store, split) → windows.draw → adapter.encode → collate → operator → objective
+    `open_sources`               `MicroBatches.__getitem__`               `train_step`
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml import checkpoint, optim, registry
+from sciml.data.store import Store
+from sciml.distributed import Ranks
+from sciml.operator.operator import count_parameters
+from sciml.packing import collate
+from sciml.predictor import Predictor, evaluating, forward
+from sciml.recipe import Recipe, TrainRecipe
+from sciml.sampling import MicroBatches, Schedule, Source, loader
+from sciml.tokens import Outputs, TokenBatch
+
+MAX_SKIPPED = 10
+KEPT_CHECKPOINTS = 2
+CALIBRATION_STEPS = 12
+
+
+class Diverged(RuntimeError):
+    """Ten updates in a row were not finite; the message names step and samples."""
+
+
+@dataclass
+class Progress:
+    """What a listener is told after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    line: Mapping[str, Any]
+
+
+@dataclass
+class Run:
+    """A run in training: the pieces that a step changes, and the plan that it doesn't."""
+
+    folder: Path
+    recipe: Recipe
+    predictor: Predictor
+    sources: tuple[Source, ...]
+    validation: tuple[Source, ...]
+    ranks: Ranks = field(default_factory=Ranks)
+    steps: int = 0
+    step: int = 0
+    skipped: int = 0
+    best: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.optimizers = optim.make_optimizers(self.predictor.operator, self.recipe.train)
+        self.average = optim.Average(self.predictor.operator, self.recipe.train.ema) if self.recipe.train.ema else None
+
+
+def open_sources(recipe: Recipe, predictor: Predictor, stores: Sequence[Store],
+                 split: str = "train") -> tuple[Source, ...]:
+    """The recipe's stores as sources of one split; training windows come with augmentation and random leads."""
+    return tuple(Source(store.meta.dataset, adapter, adapter.open(store, split, train=split == "train"),  # type: ignore[arg-type]
+                        entry.batch, entry.weight)
+                 for entry, store in zip(recipe.data, stores)
+                 for adapter in [predictor.adapter(store.meta.domain)])
+
+
+def micro_losses(run: Run, operator: nn.Module, batch: TokenBatch) -> Tensor:
+    """``(S,)``: operator, derived heads, objective."""
+    adapter = run.predictor.adapter(batch.domain)
+    objective = registry.find("sciml.objectives", adapter.objective)
+    with autocast(run.recipe.train):
+        outputs = forward(adapter, operator, batch, create_graph=torch.is_grad_enabled())
+    outputs = Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
+    return objective(outputs, batch)
+
+
+def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> dict[str, Any]:
+    """Accumulate over the step's micro-batches, clip, update; returns the line to log. Not finite: no update."""
+    train, seed = run.recipe.train, run.recipe.seed
+    torch.manual_seed(hash_seed(seed, run.step, run.ranks.rank))
+    optim.set_rates(run.optimizers, optim.scale_at(run.step, run.steps, train), train)
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    losses: dict[str, list[float]] = {}
+    samples = 0
+    sources: tuple[str, ...] = ()
+    for _ in range(train.micro_batches):
+        batch = next(batches).to(device=train.device)
+        loss = micro_losses(run, operator, batch).mean()
+        (loss / train.micro_batches).backward()
+        losses.setdefault(batch.dataset, []).append(run.ranks.mean(float(loss.detach())))
+        samples += batch.num_segments * run.ranks.world
+        sources += batch.sources
+    norm = nn.utils.clip_grad_norm_(run.predictor.operator.parameters(), train.clip)
+    means = {name: float(np.mean(values)) for name, values in losses.items()}
+    finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, means.values()))
+    _guard(run, finite, sources)
+    if finite:
+        for optimizer in run.optimizers.values():
+            optimizer.step()
+        if run.average is not None:
+            run.average.update(run.predictor.operator)
+    run.step += 1
+    loss_mean = float(np.mean([v for values in losses.values() for v in values]))
+    return {"step": run.step, "loss": loss_mean, "losses": means, "samples": samples, "skipped": not finite,
+            "learning_rate": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
+
+
+def _guard(run: Run, finite: bool, sources: Sequence[str]) -> None:
+    run.skipped = 0 if finite else run.skipped + 1
+    if run.skipped >= MAX_SKIPPED:
+        raise Diverged(f"{MAX_SKIPPED} updates in a row were not finite, last at step {run.step} on {', '.join(sources)}; "
+                       "lower train.learning_rate, or look at these samples: sciml data validate STORE")
+
+
+def hash_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
+
+
+def autocast(train: TrainRecipe) -> torch.autocast:
+    """The precision policy: bfloat16 where the recipe says so (matrix products; softmax and norms stay float32)."""
+    return torch.autocast(torch.device(train.device).type, torch.bfloat16, enabled=train.precision == "bfloat16")
+
+
+def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predictor:
+    """Train until the recipe's steps are done, from wherever the run is; the predictor then holds the selected weights.
+
+    Writes ``train.jsonl`` (a line per step), ``checkpoints/step-*`` (resumable) and ``checkpoints/best``.
+    """
+    train = run.recipe.train
+    run.predictor.operator.to(device=train.device, dtype=torch.float64 if train.precision == "float64" else None)
+    if not run.steps:
+        run.steps = train.steps or calibrated_steps(run)
+        write_json(run.folder / "budget.json", {"steps": run.steps, "minutes": train.minutes})
+    data = micro_batches(run)
+    batches = loader(data, run.step * train.micro_batches, run.steps * train.micro_batches, train.workers)
+    operator = run.ranks.wrap(run.predictor.operator)
+    every = train.validate_every or max(1, run.steps // 10)
+    started, log = time.perf_counter(), _Log(run)
+    run.predictor.operator.train()
+    while run.step < run.steps:
+        line = train_step(run, operator, batches)
+        line["seconds"] = time.perf_counter() - started
+        log.write(line)
+        if listen is not None:
+            listen(Progress(run.step, run.steps, line["loss"], line))
+        if run.step % every == 0 or run.step == run.steps:
+            _select(run, log)
+        if run.step % train.checkpoint_every == 0 or run.step == run.steps:
+            save_step(run)
+    log.close()
+    run.ranks.barrier()
+    return checkpoint.load(run.folder)
+
+
+def micro_batches(run: Run) -> MicroBatches:
+    schedule = Schedule.make(run.recipe.seed, [s.weight for s in run.sources], run.steps * run.recipe.train.micro_batches)
+    for source in run.sources:
+        run.ranks.check_divides(source.batch, source.name)
+    return MicroBatches(run.sources, schedule, run.recipe.seed, run.ranks.rank, run.ranks.world)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a few steps on a throw-away copy cost."""
+
+    seconds_per_step: float
+    tokens_per_step: float
+    samples_per_step: float
+
+
+def measure_speed(run: Run, steps: int = CALIBRATION_STEPS) -> Speed:
+    """Run some steps of the real schedule on a copy of everything that a step changes."""
+    trial = copy.copy(run)
+    trial.predictor = Predictor(copy.deepcopy(run.predictor.operator), run.predictor.adapters, run.predictor.recipe)
+    trial.steps = max(steps, 1)
+    trial.__post_init__()
+    trial.predictor.operator.train()
+    data = micro_batches(trial)
+    micro = run.recipe.train.micro_batches
+    operator, tokens, samples, taken = run.ranks.wrap(trial.predictor.operator), 0, 0, []
+    for step in range(steps):
+        began = time.perf_counter()
+        own = [data[step * micro + m] for m in range(micro)]
+        train_step(trial, operator, iter(own))
+        taken.append(time.perf_counter() - began)
+        tokens += sum(b.values[..., 0].numel() for b in own)
+        samples += sum(b.num_segments for b in own)
+    return Speed(float(np.mean(taken[len(taken) // 4:])), tokens / steps, samples / steps)
+
+
+def calibrated_steps(run: Run) -> int:
+    """Steps that fit into the recipe's minutes, measured once; the schedule is frozen with them."""
+    assert run.recipe.train.minutes is not None
+    began = time.perf_counter()
+    speed = measure_speed(run)
+    left = run.recipe.train.minutes * 60 - (time.perf_counter() - began)
+    return run.ranks.agree(max(1, int(left / speed.seconds_per_step)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would cost, measured on a few steps of it."""
+
+    parameters: int
+    samples_per_step: float
+    tokens_per_step: float
+    memory_mib: float
+    steps_per_s: float
+    steps: int
+    minutes: float
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan of a run that was prepared and not begun. tokens: cells of the lattice; memory: peak resident."""
+    speed = measure_speed(run)
+    train = run.recipe.train
+    steps = train.steps or max(1, int((train.minutes or 0) * 60 / speed.seconds_per_step))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Plan(count_parameters(run.predictor.operator), speed.samples_per_step, speed.tokens_per_step, peak,
+                1 / speed.seconds_per_step, steps, steps * speed.seconds_per_step / 60)
+
+
+@torch.no_grad()
+def validation_losses(run: Run, source: Source, count: int) -> tuple[float, float]:
+    """Mean objective over `count` windows spread evenly over the validation split, and that of the baseline alone."""
+    indices = np.unique(np.linspace(0, len(source.windows) - 1, count).round().astype(int))
+    ours, floor = [], []
+    with evaluating(run.predictor.operator):
+        for start in range(0, len(indices), source.batch):
+            rng = [np.random.default_rng([0, 0]) for _ in range(2)]
+            batch = collate([source.adapter.encode(source.windows.draw(int(i), *rng))
+                             for i in indices[start: start + source.batch]]).to(device=run.recipe.train.device)
+            with torch.set_grad_enabled(bool(source.adapter.differentiate)):
+                ours.append(micro_losses(run, run.predictor.operator, batch).detach())
+            floor.append(baseline_losses(source, batch))
+    return float(torch.cat(ours).mean()), float(torch.cat(floor).mean())
+
+
+def baseline_losses(source: Source, batch: TokenBatch) -> Tensor:
+    """``(S,)``: the objective where every head says zero, which is the baseline's prediction."""
+    zeros = {head: torch.zeros_like(target.value) for head, target in batch.targets.items()}
+    return registry.find("sciml.objectives", source.adapter.objective)(Outputs(zeros), batch)
+
+
+def _select(run: Run, log: _Log) -> None:
+    """Validate with the averaged weights and keep them as ``checkpoints/best`` if they are the best so far."""
+    if not run.validation:
+        if run.step == run.steps and run.ranks.first:
+            with averaged(run):
+                checkpoint.save(run.folder / "checkpoints" / "best", run.predictor)
+        return
+    with averaged(run):
+        both = {s.name: validation_losses(run, s, run.recipe.train.validation_windows) for s in run.validation}
+        score = float(np.mean([ours / max(floor, 1e-12) for ours, floor in both.values()]))
+        better = score < run.best if run.recipe.train.keep_best else run.step == run.steps
+        log.write({"step": run.step, "validation": {k: v[0] for k, v in both.items()},
+                   "baseline": {k: v[1] for k, v in both.items()}, "score": score, "best": better})
+        if better:
+            run.best = score
+            if run.ranks.first:
+                checkpoint.save(run.folder / "checkpoints" / "best", run.predictor)
+
+
+@contextmanager
+def averaged(run: Run) -> Iterator[None]:
+    """The operator with the averaged weights inside, its own outside."""
+    if run.average is None:
+        yield
+        return
+    own = {k: v.detach().clone() for k, v in run.predictor.operator.state_dict().items()}
+    run.predictor.operator.load_state_dict(run.average.weights)
+    try:
+        yield
+    finally:
+        run.predictor.operator.load_state_dict(own)
+
+
+def save_step(run: Run) -> None:
+    """``checkpoints/step-N`` with all that going on exactly needs; older ones are removed."""
+    if not run.ranks.first:
+        return
+    tensors = {f"weights/{k}": v for k, v in run.predictor.operator.state_dict().items()}
+    tensors |= {f"optimizer/{k}": v for k, v in optim.dump(run.optimizers).items()}
+    info: dict[str, Any] = {"step": run.step, "steps": run.steps, "best": run.best, "skipped": run.skipped, "updates": 0}
+    if run.average is not None:
+        tensors |= {f"average/{k}": v for k, v in run.average.weights.items()}
+        info["updates"] = run.average.updates
+    with averaged(run):
+        checkpoint.save(run.folder / "checkpoints" / f"step-{run.step:08d}", run.predictor,
+                        checkpoint.TrainingState(tensors, info))
+    for old in sorted((run.folder / "checkpoints").glob("step-*"))[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+
+
+def resume(run: Run) -> bool:
+    """Continue from the newest whole ``checkpoints/step-*``; False if there is none."""
+    for folder in sorted((run.folder / "checkpoints").glob("step-*"), reverse=True):
+        if not (folder / "manifest.json").is_file() or checkpoint.verify(folder):
+            continue
+        state = checkpoint.load_training_state(folder)
+
+        def part(prefix: str, state: checkpoint.TrainingState = state) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
+
+        run.predictor.operator.load_state_dict(part("weights/"))
+        optim.restore(run.optimizers, part("optimizer/"))
+        if run.average is not None:
+            run.average.weights, run.average.updates = part("average/"), int(state.info["updates"])
+        run.step, run.steps = int(state.info["step"]), int(state.info["steps"])
+        run.best, run.skipped = float(state.info["best"]), int(state.info["skipped"])
+        return True
+    return False
+
+
+class _Log:
+    """``train.jsonl``: a line per event, rank 0 only; lines after the step a run resumes from are dropped."""
+
+    def __init__(self, run: Run) -> None:
+        path = run.folder / "train.jsonl"
+        self.file = None
+        if not run.ranks.first:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if path.exists() and run.step:
+            for line in path.read_text().splitlines():
+                try:
+                    kept += [line] if json.loads(line)["step"] <= run.step else []
+                except ValueError:
+                    break  # the line being written when the run was killed
+        temporary = path.with_suffix(".part")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(path)
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
