@@ -96,6 +96,10 @@ class DomainAdapter(Protocol):
         """Learn statistics and baseline of the store's training split (hyper-parameters on validation)."""
         ...
 
+    def floor(self) -> Self:
+        """The same adapter with the plain classical predictor as its baseline: what every score is printed beside."""
+        ...
+
     def spec(self) -> TokenSpec:
         """What the operator needs weights for: the union over the data sets fitted."""
         ...
@@ -129,7 +133,11 @@ class DomainAdapter(Protocol):
         ...
 
     def observe(self, state: State) -> xr.Dataset:
-        """The state in physical units and coordinates, leading dimension ``sample``, at its time."""
+        """What the last step brought, in physical units and coordinates, leading dimension ``sample``.
+
+        One state: with the scalar coordinate ``time``, elapsed since the start. Several cells of time: with a
+        dimension ``time`` and their ``valid_time (sample, time)``.
+        """
         ...
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:

@@ -27,44 +27,38 @@ def config(name: str | Path, *, where: object = "command line") -> Path:
 
     Raises `InputError` that lists the names that exist.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.parent == Path("configs") or len(path.parts) == 1:
-        found = _named("configs", path.name.removesuffix(".yaml"), "{}.yaml")
-        if found is not None:
-            return found
-    raise InputError(where, key="config", found=repr(str(name)),
-                     expected=f"a YAML file, or one of: {', '.join(names('configs')) or 'none'}",
-                     fix="check the path, or take a name from the list")
+    found = Path(name) if Path(name).is_file() else _inside("configs", Path(name), ("", ".yaml"))
+    if found is None:
+        raise InputError(where, key="config", found=repr(str(name)),
+                         expected=f"a YAML file, or one of: {', '.join(names('configs')) or 'none'}",
+                         fix="check the path, or take a name from the list")
+    return found
 
 
 def dataset(name: str | Path, *, where: object = "command line") -> Path:
-    """The ``source.yaml`` of a data set: a path that exists (file, or folder that holds one), or a name in ``datasets/``.
+    """The description of a data set: a path that exists (the file, or the folder of ``source.yaml``), or a name in
+    ``datasets/``: ``ili``, ``navier_stokes/demo``.
 
     Raises `InputError` that lists the names that exist.
     """
-    path = Path(name)
-    for candidate in (path, path / "source.yaml"):
-        if candidate.is_file():
-            return candidate
-    if path.parent == Path("datasets") or len(path.parts) == 1:
-        found = _named("datasets", path.name, "{}/source.yaml")
-        if found is not None:
-            return found
-    raise InputError(where, key="source", found=repr(str(name)),
-                     expected=f"a source.yaml, or one of: {', '.join(names('datasets')) or 'none'}",
-                     fix="check the path, or take a name from the list")
+    here = (Path(name), Path(name) / "source.yaml")
+    found = next((path for path in here if path.is_file()), None)
+    found = found or _inside("datasets", Path(name), ("", ".yaml", "/source.yaml"))
+    if found is None:
+        raise InputError(where, key="source", found=repr(str(name)),
+                         expected=f"a source.yaml, or one of: {', '.join(names('datasets')) or 'none'}",
+                         fix="check the path, or take a name from the list")
+    return found
 
 
 def benchmark(name: str, *, where: object = "command line") -> Path:
     """The script ``benchmarks/<name>.py`` of a checkout. Raises `InputError`; wheels carry no benchmarks."""
-    found = _named("benchmarks", name, "{}.py")
-    if found is not None:
-        return found
+    place = folder("benchmarks")
+    if place is not None and name in names("benchmarks"):
+        return place / f"{name}.py"
     raise InputError(where, key="benchmark", found=repr(name),
                      expected=f"one of: {', '.join(names('benchmarks')) or 'none'}",
-                     fix="take a name from the list; benchmarks come with a checkout of the repository, not with a wheel")
+                     fix="take a name from the list; benchmarks come with a clone of the repository, not with a wheel")
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -73,11 +67,16 @@ def names(kind: Kind) -> tuple[str, ...]:
     if place is None:
         return ()
     if kind == "datasets":
-        return tuple(sorted(p.parent.name for p in place.glob("*/source.yaml")))
+        paths = (path.relative_to(place) for path in place.glob("*/*.yaml"))
+        return tuple(sorted(str(p.parent if p.stem == "source" else p.with_suffix("")) for p in paths))
     suffix = {"configs": ".yaml", "benchmarks": ".py"}[kind]
-    return tuple(sorted(p.stem for p in place.glob(f"*{suffix}") if not p.name.startswith("_")))
+    return tuple(sorted(path.stem for path in place.glob(f"*{suffix}") if not path.name.startswith("_")))
 
 
-def _named(kind: Kind, name: str, pattern: str) -> Path | None:
+def _inside(kind: Kind, name: Path, endings: tuple[str, ...]) -> Path | None:
+    """The file that a name means inside the folder of that kind, and never outside of it."""
     place = folder(kind)
-    return place / pattern.format(name) if place is not None and name in names(kind) else None
+    relative = Path(*name.parts[1:]) if name.parts[:1] == (kind,) else name
+    if place is None or relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        return None
+    return next((path for path in (place / f"{relative}{ending}" for ending in endings) if path.is_file()), None)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from sciml.tokens import HeadSpec, TokenSpec
 
 CHECKPOINT_SCHEMA = 1
 NAMESPACE = "/"
+FILES = ("model.safetensors", "adapters.safetensors", "config.json")
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,63 @@ class TrainingState:
 
 
 def save(path: Path, predictor: Predictor, training: TrainingState | None = None) -> Path:
-    """Write a checkpoint folder atomically: a sibling first, then one rename. An existing `path` is replaced whole."""
-    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Write a checkpoint folder atomically: a sibling first, then one rename. An existing `path` is replaced whole.
+
+    Whatever fails or is killed leaves the old one; if that happens between two renames, `recover` puts it back.
+    """
+    recover(path)
+    temporary, old = (path.with_name(f".{path.name}.{what}-{os.getpid()}") for what in ("part", "old"))
     temporary.mkdir(parents=True)
     try:
-        _write(temporary, predictor, training)
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        with _full_disk(path):
+            _write(temporary, predictor, training)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        recover(path)
         raise
+    shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def recover(path: Path) -> None:
+    """Clear away what a killed `save` of `path` left: the half-written sibling goes, one moved aside comes back."""
+    for left in path.parent.glob(f".{path.name}.*-*"):
+        if left.name.startswith(f".{path.name}.old-") and not path.exists():
+            left.rename(path)
+        else:
+            shutil.rmtree(left)
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """safetensors reports a failed write with an error of its own; here it is the `OSError` that it was."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Whatever a damaged or foreign file makes its reader raise, as an `InputError` that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(file, found=" ".join(f"{type(error).__name__}: {error}".split())[:200],
+                         expected="a file as sciml writes it",
+                         fix="the checkpoint is damaged: copy it again, or take another step's") from None
 
 
 def _write(folder: Path, predictor: Predictor, training: TrainingState | None) -> None:
@@ -108,34 +153,43 @@ def resolve(path: str | Path) -> Path:
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest, its schema checked. Raises `InputError`."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+    path = folder / "manifest.json"
+    with _reading(path):
+        manifest = json.loads(path.read_text())
         version = manifest["schema_version"]
         files = {str(k): str(v) for k, v in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(folder / "manifest.json", found=repr(error), expected="a manifest of a checkpoint",
-                         fix="the checkpoint is damaged; take another one") from None
     if version != CHECKPOINT_SCHEMA:
-        raise InputError(folder / "manifest.json", key="schema_version", found=version, expected=str(CHECKPOINT_SCHEMA),
-                         fix="use the version of sciml that wrote it" if version > CHECKPOINT_SCHEMA else "train again")
+        newer = isinstance(version, int) and version > CHECKPOINT_SCHEMA
+        raise InputError(path, key="schema_version", found=version, expected=str(CHECKPOINT_SCHEMA),
+                         fix="use the version of sciml that wrote it: pip install -U sciml" if newer else "train again")
     return {"schema_version": version, "files": files}
 
 
 def verify(path: str | Path) -> list[dict[str, str]]:
-    """One finding per file that is missing, altered or unknown; empty if the checkpoint is whole."""
+    """One finding per file that is missing, altered, unknown or outside the folder; empty if all is whole."""
     folder = resolve(path)
     listed = manifest_of(folder)["files"]
-    findings = []
+    findings = [{"file": name, "found": "not in the manifest", "expected": "its sha256"}
+                for name in FILES if name not in listed]
     for name, digest in listed.items():
         file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+        if not file.resolve().is_relative_to(folder.resolve()):
+            findings.append({"file": name, "found": "a path outside the checkpoint", "expected": "a file inside"})
+        elif not file.is_file():
             findings.append({"file": name, "found": "missing", "expected": digest})
         elif (found := sha256(file)) != digest:
             findings.append({"file": name, "found": found, "expected": digest})
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {"manifest.json"}
     findings += [{"file": name, "found": "a file the manifest doesn't list", "expected": "nothing"}
                  for name in sorted(present - set(listed))]
     return findings
+
+
+def check(folder: Path, *, fix: str = "the checkpoint is damaged: copy it again, or take another step's") -> None:
+    """Raises `InputError` that names the first file that isn't as it was written."""
+    for finding in verify(folder)[:1]:
+        raise InputError(folder / finding["file"], key="sha256", found=finding["found"], expected=finding["expected"],
+                         fix=fix)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -144,16 +198,17 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
     folder = resolve(path)
     config = _config(folder)
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+    with _reading(folder / "model.safetensors"), safe_open(folder / "model.safetensors", framework="numpy") as file:
         sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
-    return {"path": str(folder), "schema_version": CHECKPOINT_SCHEMA, "parameters": sum(sizes.values()),
-            "core_parameters": sum(n for k, n in sizes.items() if k.startswith("levels.")),
-            "domains": {name: {"channels": spec["channels"], "units": spec["units"],
-                               "conditions": [*spec["vector_conditions"], *spec["lattice_conditions"]],
-                               "identities": {k: len(v) for k, v in spec["identities"].items()}}
-                        for name, spec in config["specs"].items()},
-            "recipe": config["recipe"], "provenance": config["provenance"],
-            "resumable": (folder / "training_state").is_dir()}
+    with _reading(folder / "config.json"):
+        domains = {name: {"channels": spec["channels"], "units": spec["units"],
+                          "conditions": [*spec["vector_conditions"], *spec["lattice_conditions"]],
+                          "identities": {k: len(v) for k, v in spec["identities"].items()}}
+                   for name, spec in config["specs"].items()}
+        return {"path": str(folder), "schema_version": CHECKPOINT_SCHEMA, "parameters": sum(sizes.values()),
+                "core_parameters": sum(n for k, n in sizes.items() if k.startswith("levels.")), "domains": domains,
+                "recipe": config["recipe"], "provenance": config["provenance"],
+                "resumable": (folder / "training_state").is_dir()}
 
 
 def load(path: str | Path) -> Predictor:
@@ -161,32 +216,35 @@ def load(path: str | Path) -> Predictor:
 
     Raises `InputError` if a file is missing or altered, or the schema is another.
     """
-    folder = resolve(path)
-    findings = verify(folder)
-    if findings:
-        first = findings[0]
-        raise InputError(folder / first["file"], key="sha256", found=first["found"], expected=first["expected"],
-                         fix="the checkpoint is damaged: copy it again, or take another step's")
-    config = _config(folder)
-    specs = {name: spec_of(raw) for name, raw in config["specs"].items()}
-    operator = Operator(validate(OperatorConfig, config["operator"], where=folder / "config.json"), specs)
-    operator.load_state_dict(_tensors(folder / "model.safetensors"))
     from safetensors.numpy import load_file
 
-    arrays = load_file(folder / "adapters.safetensors")
+    folder = resolve(path)
+    check(folder)
+    config = _config(folder)
+    with _reading(folder / "config.json"):
+        specs = {name: spec_of(raw) for name, raw in config["specs"].items()}
+        operator = Operator(validate(OperatorConfig, config["operator"], where=folder / "config.json"), specs)
+    with _reading(folder / "model.safetensors"):
+        operator.load_state_dict(_tensors(folder / "model.safetensors"))
+    with _reading(folder / "adapters.safetensors"):
+        arrays = load_file(folder / "adapters.safetensors")
     adapters = {}
     for name, state in config["adapters"].items():
         own = {k.partition(NAMESPACE)[2]: v for k, v in arrays.items() if k.partition(NAMESPACE)[0] == name}
-        adapters[name] = registry.find("sciml.domains", name, where=folder / "config.json").restore(state, own)
+        make = registry.find("sciml.domains", name, where=folder / "config.json")
+        with _reading(folder / "adapters.safetensors"):
+            adapters[name] = make.restore(state, own)
     return Predictor(operator.eval(), adapters, config["recipe"], config["provenance"])
 
 
 def load_training_state(folder: Path) -> TrainingState:
+    """What going on needs, of a checkpoint that `check` found whole."""
     state = folder / "training_state"
     if not state.is_dir():
         raise InputError(folder, key="training_state", found="nothing", expected="the state of a run in training",
                          fix="resume from checkpoints/step-*, or fine-tune from this checkpoint instead")
-    return TrainingState(_tensors(state / "state.safetensors"), json.loads((state / "state.json").read_text()))
+    with _reading(state):
+        return TrainingState(_tensors(state / "state.safetensors"), json.loads((state / "state.json").read_text()))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -196,11 +254,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(folder / "config.json", found=repr(error), expected="the configuration of a checkpoint",
-                         fix="the checkpoint is damaged; take another one") from None
+    with _reading(folder / "config.json"):
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        return {key: config[key] for key in ("operator", "specs", "adapters", "recipe", "provenance")}
 
 
 def spec_of(raw: Mapping[str, Any]) -> TokenSpec:

@@ -26,7 +26,7 @@ class Ranks:
         if world == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -64,5 +64,6 @@ class Ranks:
 
     def check_divides(self, batch: int, source: str) -> None:
         if batch % self.world:
-            raise InputError("recipe", key=f"data[{source}].batch", found=batch, expected=f"a multiple of {self.world} ranks",
+            raise InputError("recipe", key=f"data[{source}].batch", found=batch,
+                             expected=f"a multiple of {self.world} ranks",
                              fix="change batch, or the number of processes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,18 +125,18 @@ def _answer(predictor: Predictor, adapter: DomainAdapter, question: Question, in
 def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
              samples: Sequence[Sample]) -> Iterator[tuple[xr.Dataset, xr.Dataset, xr.Dataset]]:
     """(prediction, baseline, truth) with a leading dimension sample; for rollouts step follows."""
+    floor = adapter.floor()
     if question.steps == 0:
         batch = collate([adapter.encode(sample) for sample in samples])
-        outputs = predictor.forward(batch)
-        zeros = {head: torch.zeros_like(target.value) for head, target in batch.targets.items()}
+        plain = collate([floor.encode(sample) for sample in samples])
+        zeros = Outputs({head: torch.zeros_like(target.value) for head, target in plain.targets.items()})
         truth = {head: target.value for head, target in batch.targets.items()}
-        yield (adapter.decode(batch, predictions(batch, outputs)), adapter.decode(batch, predictions(batch, Outputs(zeros))),
-               adapter.decode(batch, truth))
+        yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
+               floor.decode(plain, predictions(plain, zeros)), adapter.decode(batch, truth))
         return
     for sample in samples:
-        initial = adapter.initial(sample)
-        prediction = _frames(adapter, _until_blow_up(predictor, initial, question.steps))
-        baseline = _frames(adapter, _baseline_states(adapter, predictor, initial, question.steps))
+        prediction = _frames(adapter, _until_blow_up(predictor, adapter.initial(sample), question.steps))
+        baseline = _frames(floor, _baseline_states(floor, predictor, floor.initial(sample), question.steps))
         yield prediction, baseline, _truth(sample, prediction)
 
 
@@ -160,8 +160,6 @@ def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[Sta
     except BlowUp:
         pass
     last = states[-1] if states else initial
-    from dataclasses import replace
-
     lost = replace(last, batch=replace(last.batch, values=torch.full_like(last.batch.values, torch.nan)))
     return states + [lost] * (steps - len(states))
 
@@ -183,7 +181,6 @@ def zero_outputs(spec: TokenSpec, batch: TokenBatch) -> Outputs:
 
 def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, ours: Scores, floor: Scores,
                block: int) -> None:
-    name = baseline_name(adapter)
     for metric in adapter.metrics():
         if metric.name not in ours:
             continue
@@ -195,7 +192,7 @@ def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, o
         interval = paired_blocks(a, b, block)
         result.scores.append(Row(
             adapter.name, result.dataset, question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
-            name, interval.low, interval.high, interval.blocks, interval.verdict(higher=metric.higher), len(a)))
+            adapter.baseline_name, interval.low, interval.high, interval.blocks, interval.verdict(higher=metric.higher), len(a)))
 
 
 def _mean(values: np.ndarray, axis: int) -> Any:
@@ -203,7 +200,26 @@ def _mean(values: np.ndarray, axis: int) -> Any:
     return values.mean(axis=axis) if values.size else np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
 
 
-def baseline_name(adapter: DomainAdapter) -> str:
-    """What the domain's baseline is called in tables."""
-    baseline = getattr(adapter, "baseline", None)
-    return str(getattr(baseline, "name", type(baseline).__name__.lower()))
+def examples(predictor: Predictor, store: Store, split: SplitName = "test", count: int = 4) -> xr.Dataset | None:
+    """Direct predictions to look at: `count` windows of the longest direct question, spread over the split.
+
+    ``<name>``, ``<name>_truth``, ``<name>_baseline`` and, where a window starts from several known times, ``history``
+    ``(sample, past, …)`` with ``past_time``. None if the domain asks no direct question.
+    """
+    adapter = predictor.adapter(store.meta.domain)
+    asked = [q for q in adapter.questions(store, split) if q.steps == 0]
+    if not asked:
+        return None
+    rng = np.random.default_rng([0, 0])
+    samples = [asked[-1].windows.draw(i, rng, rng) for i in _indices(len(asked[-1].windows), count)]
+    (ours, baseline, truth), = _predict(predictor, adapter, asked[-1], samples)
+    names = [str(name) for name in ours.data_vars if name in truth and ours[name].dtype.kind == "f"]
+    result = ours[names].assign({f"{n}_truth": truth[n] for n in names} | {f"{n}_baseline": baseline[n] for n in names})
+    before = adapter.observe(adapter.initial(samples[0]))
+    if "valid_time" in before.coords:
+        past = [adapter.observe(adapter.initial(sample)).rename(time="past", valid_time="past_time") for sample in samples]
+        result["history"] = xr.concat([p[names[0]] for p in past], dim="sample", join="override", coords="minimal",
+                                      compat="override")
+        result = result.assign_coords(past_time=(("sample", "past"), np.concatenate([p["past_time"] for p in past])))
+    text = {name: coord.astype(object) for name, coord in result.coords.items() if coord.dtype.kind == "U"}
+    return result.assign_coords(text).assign_attrs(question=asked[-1].name, split=split)

@@ -58,7 +58,7 @@ def restore(optimizers: Optimizers, tensors: Mapping[str, Tensor]) -> None:
         for key, value in tensors.items():
             owner, index, field = key.split(".", 2) if key.count(".") >= 2 else ("", "", "")
             if owner == name:
-                state.setdefault(int(index), {})[field] = value.clone()
+                state.setdefault(int(index), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

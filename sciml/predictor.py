@@ -33,8 +33,10 @@ class Predictor:
         return self.adapters[domain]
 
     def forward(self, batch: TokenBatch, cache: Cache | None = None) -> Outputs:
-        """Heads, derived ones (forces) included; no gradient with respect to weights is kept."""
+        """Heads, derived ones (forces) included; no gradient with respect to weights is kept. An empty cache is started."""
         adapter = self.adapter(batch.domain)
+        if cache is not None and not cache:
+            cache = self.operator.empty_cache()
         with evaluating(self.operator), torch.set_grad_enabled(bool(adapter.differentiate)):
             return forward(adapter, self.operator, batch, cache)
 

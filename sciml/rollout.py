@@ -54,13 +54,13 @@ def rollout_dataset(predictor: Predictor, dataset: Sample, steps: int) -> xr.Dat
 
 
 def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
-    """An observed state with a dimension ``time`` after ``sample`` and, where time is a number, the sample's clock."""
-    time = observed["time"]
-    if time.dtype.kind == "f" and "time" in sample.coords:
-        start = float(sample["time"].values.reshape(-1)[0])
-        observed = observed.assign_coords(time=(time.dims, np.asarray(time.values + start), time.attrs))
-    if "time" in observed.dims:
-        return observed
+    """What one sample's step brought, with the dimension ``time`` on the sample's own clock."""
+    if "valid_time" in observed.coords:
+        observed = observed.assign_coords(time=observed["valid_time"].isel(sample=0, drop=True))
+        return observed.drop_vars(["valid_time", "source"], errors="ignore")
+    elapsed = observed["time"]
+    start = float(sample["time"].values.reshape(-1)[0]) if "time" in sample.coords else 0.0
+    observed = observed.assign_coords(time=((), float(elapsed) + start, elapsed.attrs))
     return observed.expand_dims("time").transpose("sample", "time", ...)
 
 

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sciml import checkpoint
 from sciml.data.store import Store, open_store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
@@ -23,6 +26,8 @@ from sciml.recipe import Recipe, read_yaml
 from sciml.train import Run, open_sources, resume
 
 VALIDATION = "validation"
+FREE = ("workers", "checkpoint_every")
+"""Options of training that may change when a run goes on: not one bit of the result depends on them."""
 
 
 def open_stores(recipe: Recipe) -> list[Store]:
@@ -43,14 +48,12 @@ def begin(folder: Path, recipe: Recipe, predictor: Predictor, stores: Sequence[S
     ranks.barrier()
     predictor.recipe = raw
     predictor.provenance = {**predictor.provenance, **provenance(predictor, stores)}
-    run = Run(folder, recipe, predictor, open_sources(recipe, predictor, stores), _validation(recipe, predictor, stores),
-              ranks)
+    run = Run(folder, recipe, predictor, open_sources(recipe, predictor, stores),
+              _validation(recipe, predictor, stores), ranks)
     if resume(run):
         return run
     frozen = folder / "budget.json"
     if frozen.exists():
-        import json
-
         run.steps = int(json.loads(frozen.read_text())["steps"])
     return run
 
@@ -67,15 +70,27 @@ def _claim(folder: Path, raw: dict[str, Any], overwrite: bool) -> None:
         if any(folder.iterdir()) and not path.exists():
             raise InputError(folder, found="files, but no recipe.yaml", expected="a run folder to replace",
                              fix="choose another folder; this one is not a run and will not be deleted")
-        shutil.rmtree(folder)
-    if path.exists() and (old := read_yaml(path)) != raw:
-        changed = sorted(key for key in {*old, *raw} if old.get(key) != raw.get(key))
+        aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    if path.exists() and (old := bound(read_yaml(path))) != (new := bound(raw)):
+        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         raise InputError(folder, key=", ".join(changed), found="a run of another recipe", expected="the same recipe",
                          fix="choose another --run, or replace it with --overwrite")
+    checkpoint.recover(folder / "checkpoints" / "best")
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".recipe.yaml.part"
     temporary.write_text(yaml.safe_dump(raw, sort_keys=False))
     temporary.replace(path)
+
+
+def bound(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that a run is bound to.
+
+    >>> bound({"seed": 1, "train": {"steps": 5, "workers": 2}})
+    {'seed': 1, 'train': {'steps': 5}}
+    """
+    return {**raw, "train": {key: value for key, value in raw["train"].items() if key not in FREE}}
 
 
 def provenance(predictor: Predictor, stores: Sequence[Store]) -> dict[str, Any]:

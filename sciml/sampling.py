@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,6 +71,10 @@ class MicroBatches(Dataset[TokenBatch]):
     world: int = 1
 
     def __getitem__(self, micro_step: int) -> TokenBatch:
+        with one_thread():
+            return self._make(micro_step)
+
+    def _make(self, micro_step: int) -> TokenBatch:
         which = int(self.schedule.source[micro_step])
         source = self.sources[which]
         keys = sample_keys(self.seed, which, len(source.windows), int(self.schedule.earlier[micro_step]), source.batch)
@@ -82,13 +87,20 @@ class MicroBatches(Dataset[TokenBatch]):
         return collate(batches)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What encodes a sample gives the same bits in a worker as here, where sums may be split over threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def loader(data: MicroBatches, first: int, last: int, workers: int) -> Iterator[TokenBatch]:
     """The micro-batches ``first ≤ m < last`` in order; with workers they are prepared ahead."""
+    if first >= last:
+        return iter(())
     return iter(DataLoader(data, batch_size=None, sampler=range(first, last), num_workers=workers,
-                           worker_init_fn=_one_thread if workers else None,
-                           multiprocessing_context="spawn" if workers else None,
-                           generator=torch.Generator()))
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+                           multiprocessing_context="spawn" if workers else None, generator=torch.Generator()))

@@ -176,7 +176,8 @@ Cache = list[Any]
 class State:
     """Everything a rollout step needs: batch, caches, random state, step index, elapsed time, integrator variables.
 
-    rng: state of the torch generator (``uint8``) for domains that sample. extra: named tensors, such as velocities.
+    cache: an empty list asks the predictor to start one. rng: state of the torch generator (``uint8``) for domains that
+    sample. extra: named tensors, such as velocities.
     """
 
     batch: TokenBatch
@@ -190,12 +191,14 @@ class State:
 @dataclass(frozen=True)
 class HeadSpec:
     """A head: its kind (a name in ``sciml.operator.heads``), the names of its outputs, for `tied` the namespace whose
-    embedding gives the logits, for `pooled` whether tokens are summed (extensive) or averaged."""
+    embedding gives the logits, for `pooled` whether tokens are summed (extensive) or averaged. link: the prediction is
+    this function of what a target's value holds: itself, log of a rate or count, logit of a probability or one-hot."""
 
     kind: str
     outputs: tuple[str, ...] = ()
     namespace: str | None = None
     reduction: Literal["sum", "mean"] = "sum"
+    link: Literal["identity", "log", "logit"] = "identity"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sciml import checkpoint, optim, registry
 from sciml.data.store import Store
 from sciml.distributed import Ranks
+from sciml.errors import InputError
 from sciml.operator.operator import count_parameters
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
@@ -68,8 +69,27 @@ class Run:
     best: float = math.inf
 
     def __post_init__(self) -> None:
+        self.predictor.operator.to(self.recipe.train.device)
+        if self.dtype == torch.float64:
+            _double(self.predictor.operator)
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.recipe.train)
         self.average = optim.Average(self.predictor.operator, self.recipe.train.ema) if self.recipe.train.ema else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and batches; the precision policy may compute in less."""
+        return torch.float64 if self.recipe.train.precision == "float64" else torch.float32
+
+    def place(self, batch: TokenBatch) -> TokenBatch:
+        return batch.to(device=self.recipe.train.device, dtype=self.dtype)
+
+
+def _double(operator: nn.Module) -> None:
+    for name, parameter in operator.named_parameters():
+        if parameter.is_complex():
+            raise InputError("recipe", key="train.precision", found="float64", expected=f"real weights, {name} is complex",
+                             fix="leave out the mixer spectral, or train in float32")
+    operator.double()
 
 
 def open_sources(recipe: Recipe, predictor: Predictor, stores: Sequence[Store],
@@ -102,7 +122,7 @@ def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> 
     samples = 0
     sources: tuple[str, ...] = ()
     for _ in range(train.micro_batches):
-        batch = next(batches).to(device=train.device)
+        batch = run.place(next(batches))
         loss = micro_losses(run, operator, batch).mean()
         (loss / train.micro_batches).backward()
         losses.setdefault(batch.dataset, []).append(run.ranks.mean(float(loss.detach())))
@@ -126,8 +146,9 @@ def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> 
 def _guard(run: Run, finite: bool, sources: Sequence[str]) -> None:
     run.skipped = 0 if finite else run.skipped + 1
     if run.skipped >= MAX_SKIPPED:
-        raise Diverged(f"{MAX_SKIPPED} updates in a row were not finite, last at step {run.step} on {', '.join(sources)}; "
-                       "lower train.learning_rate, or look at these samples: sciml data validate STORE")
+        raise Diverged(f"{MAX_SKIPPED} updates in a row were not finite, last at step {run.step} on "
+                       f"{', '.join(sources)}; lower train.learning_rate, or look at these samples: "
+                       "sciml data validate STORE")
 
 
 def hash_seed(*numbers: int) -> int:
@@ -145,33 +166,34 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
     Writes ``train.jsonl`` (a line per step), ``checkpoints/step-*`` (resumable) and ``checkpoints/best``.
     """
     train = run.recipe.train
-    run.predictor.operator.to(device=train.device, dtype=torch.float64 if train.precision == "float64" else None)
     if not run.steps:
         run.steps = train.steps or calibrated_steps(run)
-        write_json(run.folder / "budget.json", {"steps": run.steps, "minutes": train.minutes})
+        if run.ranks.first:
+            write_json(run.folder / "budget.json", {"steps": run.steps, "minutes": train.minutes})
     data = micro_batches(run)
     batches = loader(data, run.step * train.micro_batches, run.steps * train.micro_batches, train.workers)
     operator = run.ranks.wrap(run.predictor.operator)
     every = train.validate_every or max(1, run.steps // 10)
-    started, log = time.perf_counter(), _Log(run)
+    started = time.perf_counter()
     run.predictor.operator.train()
-    while run.step < run.steps:
-        line = train_step(run, operator, batches)
-        line["seconds"] = time.perf_counter() - started
-        log.write(line)
-        if listen is not None:
-            listen(Progress(run.step, run.steps, line["loss"], line))
-        if run.step % every == 0 or run.step == run.steps:
-            _select(run, log)
-        if run.step % train.checkpoint_every == 0 or run.step == run.steps:
-            save_step(run)
-    log.close()
+    with closing(_Log(run)) as log:
+        while run.step < run.steps:
+            line = train_step(run, operator, batches)
+            line["seconds"] = log.seconds + time.perf_counter() - started
+            log.write(line)
+            if listen is not None:
+                listen(Progress(run.step, run.steps, line["loss"], line))
+            if run.step % every == 0 or run.step == run.steps:
+                _select(run, log)
+            if run.step % train.checkpoint_every == 0 or run.step == run.steps:
+                save_step(run)
     run.ranks.barrier()
     return checkpoint.load(run.folder)
 
 
 def micro_batches(run: Run) -> MicroBatches:
-    schedule = Schedule.make(run.recipe.seed, [s.weight for s in run.sources], run.steps * run.recipe.train.micro_batches)
+    micro_steps = run.steps * run.recipe.train.micro_batches
+    schedule = Schedule.make(run.recipe.seed, [source.weight for source in run.sources], micro_steps)
     for source in run.sources:
         run.ranks.check_divides(source.batch, source.name)
     return MicroBatches(run.sources, schedule, run.recipe.seed, run.ranks.rank, run.ranks.world)
@@ -246,8 +268,8 @@ def validation_losses(run: Run, source: Source, count: int) -> tuple[float, floa
     with evaluating(run.predictor.operator):
         for start in range(0, len(indices), source.batch):
             rng = [np.random.default_rng([0, 0]) for _ in range(2)]
-            batch = collate([source.adapter.encode(source.windows.draw(int(i), *rng))
-                             for i in indices[start: start + source.batch]]).to(device=run.recipe.train.device)
+            batch = run.place(collate([source.adapter.encode(source.windows.draw(int(i), *rng))
+                                       for i in indices[start: start + source.batch]]))
             with torch.set_grad_enabled(bool(source.adapter.differentiate)):
                 ours.append(micro_losses(run, run.predictor.operator, batch).detach())
             floor.append(baseline_losses(source, batch))
@@ -297,9 +319,9 @@ def save_step(run: Run) -> None:
     """``checkpoints/step-N`` with all that going on exactly needs; older ones are removed."""
     if not run.ranks.first:
         return
-    tensors = {f"weights/{k}": v for k, v in run.predictor.operator.state_dict().items()}
+    tensors = {f"weights/{k}": v.detach().clone() for k, v in run.predictor.operator.state_dict().items()}
     tensors |= {f"optimizer/{k}": v for k, v in optim.dump(run.optimizers).items()}
-    info: dict[str, Any] = {"step": run.step, "steps": run.steps, "best": run.best, "skipped": run.skipped, "updates": 0}
+    info = {"step": run.step, "steps": run.steps, "best": run.best, "skipped": run.skipped, "updates": 0}
     if run.average is not None:
         tensors |= {f"average/{k}": v for k, v in run.average.weights.items()}
         info["updates"] = run.average.updates
@@ -311,23 +333,23 @@ def save_step(run: Run) -> None:
 
 
 def resume(run: Run) -> bool:
-    """Continue from the newest whole ``checkpoints/step-*``; False if there is none."""
-    for folder in sorted((run.folder / "checkpoints").glob("step-*"), reverse=True):
-        if not (folder / "manifest.json").is_file() or checkpoint.verify(folder):
-            continue
-        state = checkpoint.load_training_state(folder)
+    """Continue from the newest ``checkpoints/step-*``; False if there is none. Raises `InputError` if it is damaged."""
+    folders = sorted((run.folder / "checkpoints").glob("step-*"))
+    if not folders:
+        return False
+    checkpoint.check(folders[-1], fix="delete this folder; the run then goes on from the one before it to the same end")
+    state = checkpoint.load_training_state(folders[-1])
 
-        def part(prefix: str, state: checkpoint.TrainingState = state) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v.clone() for k, v in state.tensors.items() if k.startswith(prefix)}
 
-        run.predictor.operator.load_state_dict(part("weights/"))
-        optim.restore(run.optimizers, part("optimizer/"))
-        if run.average is not None:
-            run.average.weights, run.average.updates = part("average/"), int(state.info["updates"])
-        run.step, run.steps = int(state.info["step"]), int(state.info["steps"])
-        run.best, run.skipped = float(state.info["best"]), int(state.info["skipped"])
-        return True
-    return False
+    run.predictor.operator.load_state_dict(part("weights/"))
+    optim.restore(run.optimizers, part("optimizer/"))
+    if run.average is not None:
+        run.average.weights, run.average.updates = part("average/"), int(state.info["updates"])
+    run.step, run.steps = int(state.info["step"]), int(state.info["steps"])
+    run.best, run.skipped = float(state.info["best"]), int(state.info["skipped"])
+    return True
 
 
 class _Log:
@@ -335,7 +357,7 @@ class _Log:
 
     def __init__(self, run: Run) -> None:
         path = run.folder / "train.jsonl"
-        self.file = None
+        self.file, self.seconds = None, 0.0
         if not run.ranks.first:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -346,6 +368,7 @@ class _Log:
                     kept += [line] if json.loads(line)["step"] <= run.step else []
                 except ValueError:
                     break  # the line being written when the run was killed
+        self.seconds = max((float(json.loads(line).get("seconds", 0.0)) for line in kept), default=0.0)
         temporary = path.with_suffix(".part")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)

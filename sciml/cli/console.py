@@ -71,10 +71,10 @@ def next_command(command: str) -> None:
 
 @contextmanager
 def progress(label: str, *, every_s: float = 5.0) -> Iterator[Progress]:
-    """A callable for (done, total): a bar on a terminal's stderr, otherwise a line when it ends and every few seconds."""
+    """A callable for (done, total): a bar on a terminal's stderr, elsewhere a line every few seconds and at the end."""
     if sys.stderr.isatty():
-        with _bar(label) as report:
-            yield report
+        with _bar(label) as bar:
+            yield bar
         return
     started = last = time.monotonic()
 

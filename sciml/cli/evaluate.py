@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sciml.cli import console
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sciml.data.schema import SplitName
 
 COLUMNS = ("dataset", "question", "metric", "unit", "value", "baseline", "baseline_name", "ratio", "low", "high",
            "blocks", "verdict")
@@ -20,7 +25,8 @@ COLUMNS = ("dataset", "question", "metric", "unit", "value", "baseline", "baseli
 @click.option("--max-windows", type=click.IntRange(min=1), help="At most so many windows a question.  [default: all]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: the run's evaluation/DATASET.json.")
 @click.option("--json", "json_", is_flag=True, help="Print scores and curves as JSON.")
-def evaluate(checkpoint: Path, store: str, split: str, max_windows: int | None, out: Path | None, json_: bool) -> None:
+def evaluate(checkpoint: Path, store: str, split: SplitName, max_windows: int | None, out: Path | None,
+             json_: bool) -> None:
     """Score CHECKPOINT on STORE; every score stands beside the baseline's.
 
     CHECKPOINT is a checkpoint folder, or a run folder. The scores are written to the run folder, where
@@ -29,12 +35,16 @@ def evaluate(checkpoint: Path, store: str, split: str, max_windows: int | None, 
     from sciml.checkpoint import load, resolve
     from sciml.data.store import open_store
     from sciml.evaluate import evaluate as score
+    from sciml.evaluate import examples
     from sciml.report.bench import write_json
 
     opened = open_store(store)
     with console.progress("evaluate") as progress:
-        result = score(load(checkpoint), opened, split, max_windows=max_windows, progress=progress)
+        predictor = load(checkpoint)
+        result = score(predictor, opened, split, max_windows=max_windows, progress=progress)
     run = run_of(resolve(checkpoint))
+    if run is not None and out is None:
+        _write_examples(examples(predictor, opened, split), run / "forecast" / f"{opened.meta.dataset}.zarr")
     path = out or (None if run is None else run / "evaluation" / f"{opened.meta.dataset}.json")
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -48,6 +58,14 @@ def evaluate(checkpoint: Path, store: str, split: str, max_windows: int | None, 
     if path is not None:
         click.echo(path)
     console.next_command(f"sciml report {run}" if run is not None else f"sciml checkpoint inspect {checkpoint}")
+
+
+def _write_examples(shown: xr.Dataset | None, path: Path) -> None:
+    """Windows to look at, where they are series; names as objects, because Zarr has no fixed-width strings."""
+    if shown is None or "valid_time" not in shown.coords:
+        return
+    names = {key: coord.astype(object) for key, coord in shown.coords.items() if coord.dtype.kind == "U"}
+    shown.assign_coords(names).to_zarr(path, mode="w", zarr_format=3, consolidated=False)
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sciml.cli import console
+
+if TYPE_CHECKING:
+    from sciml.data.schema import SplitName
 
 
 @click.command("rollout")
@@ -18,8 +22,8 @@ from sciml.cli import console
 @click.option("--trajectories", type=click.IntRange(min=1), help="Only the first so many.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.zarr; otherwise a stopped rollout goes on.")
 @click.pass_context
-def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: int, split: str, trajectories: int | None,
-            overwrite: bool) -> None:
+def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: int, split: SplitName,
+            trajectories: int | None, overwrite: bool) -> None:
     """Step CHECKPOINT forward from the initial states in STORE.
 
     CHECKPOINT is a checkpoint folder, or a run folder. The result is written as it comes, in physical units and

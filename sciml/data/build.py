@@ -105,7 +105,7 @@ def account_for_missing(written: xr.Dataset, draft: StoreDraft, *, refuse: bool)
 
 
 def locate_missing(array: xr.DataArray, most: int = 3) -> tuple[int, list[str]]:
-    """How many values are not finite and where the first `most` are, read block by block (16 MiB)."""
+    """How many values are not finite and where the first `most` are, read 4 MiB at a time."""
     if array.dtype.kind != "f":
         return 0, []
     from sciml.data.statistics import pieces

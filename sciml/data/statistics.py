@@ -1,6 +1,6 @@
 """Statistics of the training split, exact, in float64, in constant memory: moments of values and of their tendency.
 
-Pieces of at most 16 MiB are read, reduced to (count, mean, sum of squared deviations, minimum, maximum) and combined
+Pieces of at most 4 MiB are read, reduced to (count, mean, sum of squared deviations, minimum, maximum) and combined
 pairwise (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"), which doesn't cancel.
 """
 
@@ -19,8 +19,8 @@ from sciml.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-PIECE_BYTES = 16 << 20
-RESIDENT_BYTES = 64 << 20
+PIECE_BYTES = 4 << 20
+RESIDENT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,18 @@ def reduce_values(values: np.ndarray, member_axis: int | None = None) -> Partial
     """`values` of any shape reduced over all axes but `member_axis`; what is not finite counts as missing."""
     x = np.asarray(values, dtype=np.float64)
     rows = x.reshape(1, -1) if member_axis is None else np.moveaxis(x, member_axis, 0).reshape(x.shape[member_axis], -1)
-    finite = np.isfinite(rows)
-    count = finite.sum(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = None if np.isfinite(rows.sum()) else np.isfinite(rows)
+    kept = rows if finite is None else np.where(finite, rows, 0.0)
+    count = np.full(len(rows), rows.shape[1]) if finite is None else finite.sum(axis=1)
     safe = np.maximum(count, 1)
-    mean = np.where(finite, rows, 0.0).sum(axis=1) / safe
-    deviation = np.where(finite, rows - mean[:, None], 0.0)
-    mean = mean + deviation.sum(axis=1) / safe
-    deviation = np.where(finite, rows - mean[:, None], 0.0)
-    return Partial(count, rows.shape[1] - count, mean, np.square(deviation).sum(axis=1),
-                   np.where(finite, rows, np.inf).min(axis=1, initial=np.inf),
-                   np.where(finite, rows, -np.inf).max(axis=1, initial=-np.inf))
+    mean = kept.sum(axis=1) / safe
+    deviation = rows - mean[:, None] if finite is None else np.where(finite, rows - mean[:, None], 0.0)
+    shift = deviation.sum(axis=1) / safe
+    m2 = np.einsum("ij,ij->i", deviation, deviation) - count * shift * shift
+    low, high = (rows, rows) if finite is None else (np.where(finite, rows, np.inf), np.where(finite, rows, -np.inf))
+    return Partial(count, rows.shape[1] - count, mean + shift, np.maximum(m2, 0.0), low.min(axis=1, initial=np.inf),
+                   high.max(axis=1, initial=-np.inf))
 
 
 def combine(a: Partial, b: Partial) -> Partial:
@@ -91,7 +93,8 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
         members = None if member_dim is None else [str(m) for m in dataset[member_dim].values]
         axis = None if member_dim is None else 1 + variable.dims.index(member_dim)
         leads = _leads(array.shape[1]) if evolves and spatial and variable.role == "state" else ()
-        parts = _map(_block_partials, [(array, run, evolves, axis, leads) for run in runs(train, evolves)])
+        regions = _regions(array, runs(train, evolves))
+        parts = _map(_region_partials, [(array, region, evolves, axis, leads) for region in regions])
         for key, index in _keys(name, members):
             moments[key] = _moments(key, combine_all(p[0] for p in parts), index)
             stds = [_std(combine_all(p[1][i] for p in parts), index) for i in range(len(leads))]
@@ -153,38 +156,38 @@ class _Lazy:
 
 
 def read_through(array: xr.DataArray, blocks: Sequence[Block], evolves: bool) -> None:
-    """Decode every value of the blocks, 16 MiB at a time; raises what decoding raises."""
+    """Decode every value of the blocks, 4 MiB at a time; raises what decoding raises."""
     for first, last, start, stop in runs(blocks, evolves):
         part = array[first:last, start:stop] if evolves else array[first:last]
         for piece in pieces(part.shape, part.dtype.itemsize):
             part[piece].load()
 
 
-def _block_partials(source: _Lazy, run: tuple[int, int, int, int], evolves: bool, member_axis: int | None,
-                    leads: Sequence[int]) -> tuple[Partial, list[Partial]]:
-    """Groups that fit are read once and reduced in memory; larger ones are read piece by piece, twice per lead."""
-    first, last, start, stop = run
-    item = source.array.dtype.itemsize
-    lengths = [stop - start, *source.array.shape[2:]] if evolves else list(source.array.shape[1:])
-    size = math.prod(lengths) * item
-    together = max(1, RESIDENT_BYTES // max(size, 1))
-    values: list[Partial] = []
+def _regions(array: xr.DataArray, cells: Sequence[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Runs cut along groups so that each fits in 32 MiB, or is one group."""
+    together = max(1, RESIDENT_BYTES * array.shape[0] // max(array.nbytes, 1))
+    return [(low, min(low + together, last), start, stop)
+            for first, last, start, stop in cells for low in range(first, last, together)]
+
+
+def _region_partials(source: _Lazy, region: tuple[int, int, int, int], evolves: bool, member_axis: int | None,
+                     leads: Sequence[int]) -> tuple[Partial, list[Partial]]:
+    """A region that fits is read once and reduced in memory; a larger one is read piece by piece, twice per lead."""
+    low, high, start, stop = region
+    part = source.array[low:high, start:stop] if evolves else source.array[low:high]
+    item = part.dtype.itemsize
+    view = part.values if part.nbytes <= RESIDENT_BYTES else _Lazy(part)
+    values = [reduce_values(view[piece], member_axis) for piece in pieces(part.shape, item)]
     steps: list[list[Partial]] = [[] for _ in leads]
-    for low in range(first, last, together):
-        high = min(low + together, last)
-        region = (slice(low, high), slice(start, stop)) if evolves else (slice(low, high),)
-        view = source[region] if size <= RESIDENT_BYTES else _Lazy(source.array[region])
-        shape = (high - low, *lengths)
-        values += [reduce_values(view[piece], member_axis) for piece in pieces(shape, item)]
-        for i, lead in enumerate(leads):
-            for piece in pieces((shape[0], shape[1] - lead, *shape[2:]), item):
-                later = (piece[0], slice(piece[1].start + lead, piece[1].stop + lead), *piece[2:])
-                steps[i].append(reduce_values(view[later].astype(np.float64) - view[piece], member_axis))
+    for i, lead in enumerate(leads):
+        for piece in pieces((part.shape[0], part.shape[1] - lead, *part.shape[2:]), item):
+            later = (piece[0], slice(piece[1].start + lead, piece[1].stop + lead), *piece[2:])
+            steps[i].append(reduce_values(view[later].astype(np.float64) - view[piece], member_axis))
     return combine_all(values), [combine_all(s) for s in steps]
 
 
 def pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
-    """Cut a shape into pieces of at most 16 MiB, along the leading axes first."""
+    """Cut a shape into pieces of at most 4 MiB, along the leading axes first."""
     steps = list(shape)
     for axis in range(len(steps)):
         size = math.prod(steps) * item

@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: x and y ``(n,)``, its name in the legend, one of the sentinel colours above, a matplotlib line style."""
+    """One curve: x and y ``(n,)``, its name in the legend, one of the colours above, a matplotlib line style."""
 
     x: np.ndarray
     y: np.ndarray
@@ -74,7 +74,7 @@ def to_svg(drawing: Figure, alt: str, key: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
     for color, variable in _CSS.items():
@@ -83,8 +83,8 @@ def to_svg(drawing: Figure, alt: str, key: str) -> str:
     if view is None:
         raise AssertionError("matplotlib wrote an SVG without a viewBox")
     width = float(view[1].split()[2])
-    head = (f'<svg viewBox="{view[1]}" role="img" aria-label="{_attribute(alt)}" style="max-width:{width * 1.333:.0f}px" '
-            'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
+    head = (f'<svg viewBox="{view[1]}" role="img" aria-label="{_attribute(alt)}" '
+            f'style="max-width:{width * 1.333:.0f}px" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">')
     return re.sub(r"\n\s*", "\n", head + svg[svg.index(">") + 1:])
 
 

@@ -15,6 +15,7 @@ from sciml.report.charts import HALO, MUTED, OURS, Line, Picture, draw, figure, 
 from sciml.report.maps import Frame, Map, Panel, figure_
 
 MAX_SAMPLES, MAX_VARIABLES, SPECTRUM_SAMPLES = 2, 3, 8
+SPECTRUM_FLOOR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _frames(source: Source, sample: int, budget: int) -> Panel:
     known = [(p, t) for p, t in pairs if t is not None]
     values = maps.value_scale([t for _, t in known] or [p for p, _ in pairs], source.unit)
     errors = maps.error_scale([p - t for p, t in known], source.unit) if known else None
-    frames = [_frame(source, source.label(int(step), sample), p, t, values, errors) for step, (p, t) in zip(steps, pairs)]
+    frames = [_frame(source, source.label(int(s), sample), p, t, values, errors) for s, (p, t) in zip(steps, pairs)]
     caption = [f"Sample {sample + 1} of {source.predicted.sizes['sample']}.", *_axes_text(source)]
     if str(sample) in source.stopped:
         caption.append(f"The rollout stopped at step {source.stopped[str(sample)]}: not finite (grey).")
@@ -124,7 +125,8 @@ def _space_time(source: Source, sample: int, budget: int) -> Panel:
     values = maps.value_scale([p if t is None else t], source.unit)
     errors = None if t is None else maps.error_scale([p - t], source.unit)
     frame = _frame(source, f"steps 1 to {count}", p, t, values, errors)
-    caption = f"Sample {sample + 1} of {source.predicted.sizes['sample']}. Rollout step to the right, {source.space[0]} up."
+    caption = (f"Sample {sample + 1} of {source.predicted.sizes['sample']}. "
+               f"Rollout step to the right, {source.space[0]} up.")
     return Panel(_title(source, sample), (frame,), values, errors, caption, 1.6)
 
 
@@ -172,9 +174,11 @@ def spectrum(source: Source, key: str) -> Picture | None:
     count = source.predicted.sizes["time"]
     steps = np.unique([0, (count - 1) // 2, count - 1])
     nyquist = min(np.pi * n / length for n, length in zip(source.predicted.shape[2:], lengths))
+    peak = 0.0
     with figure(1, len(steps), size=(2.75 * len(steps) + 0.6, 2.9), share=True) as (drawing, axes):
         for ax, step in zip(axes[0], steps):
             k, ours, truth = _spectra(source, int(step), lengths, kinetic, periodic)
+            peak = max(peak, float(np.nanmax(ours if truth is None else truth, initial=0)))
             lines = [] if truth is None else [Line(k, truth, "truth", HALO, width=5)]
             predicted = [Line(k, ours, "predicted", OURS)] if np.isfinite(ours).any() else []
             draw(ax, [*lines, *predicted], log_x=True, log_y=True,
@@ -184,13 +188,15 @@ def spectrum(source: Source, key: str) -> Picture | None:
                 ax.annotate(name, (place, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), fontsize=7.5,
                             textcoords="offset points", ha="right", va="top", color=MUTED, rotation=90)
             ax.set_title(source.label(int(step)))
+        if peak > 0:
+            axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], peak * SPECTRUM_FLOOR))
         what = "kinetic energy a shell" if kinetic else f"variance a shell, ({source.unit})²"
         axes[0, 0].set_ylabel(what)
         legend(drawing, axes[0, 0])
         alt = f"Spectrum of {source.title} of prediction and truth at {', '.join(source.label(int(s)) for s in steps)}"
         svg = to_svg(drawing, alt, key)
     caption = f"{'Kinetic energy' if kinetic else 'Variance'} by wavenumber shell, mean over the first samples. " \
-              "Dotted: the Nyquist wavenumber of the grid and half of it."
+              "Dotted: the Nyquist wavenumber of the grid and half of it. Cut at 10⁻¹⁰ of the largest."
     if not periodic:
         caption += " The domain is not periodic: a Hann window was applied."
     title = f"{source.title[:1].upper()}{source.title[1:]}, {source.dataset}"

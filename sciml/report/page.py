@@ -42,11 +42,12 @@ def render(run: Run, out: Path) -> Path:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    found = sum(len(r.rollouts) for r in (run, *run.children))
-    parts = [part(run, "Training", max(1, 2 * found)), *(part(c, "Fine-tuning", max(1, 2 * found)) for c in run.children)]
+    panels = max(1, 2 * sum(len(r.rollouts) for r in (run, *run.children)))
+    parts = [part(run, "Training", panels), *(part(child, "Fine-tuning", panels) for child in run.children)]
     environment = Environment(loader=PackageLoader("sciml.report", "templates"), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=StrictUndefined)
-    inline = {name: Markup((Path(__file__).parent / "templates" / f"page.{name}").read_text("utf-8")) for name in ("css", "js")}
+    place = Path(__file__).parent / "templates"
+    inline = {name: Markup((place / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     environment.globals.update(provenance=provenance, **inline)
     html = environment.get_template("page.html").render(
         title=run.name, parts=parts, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -80,7 +81,7 @@ def part(run: Run, kind: str, budget: int) -> Part:
 
 def lead(run: Run) -> str:
     """What was trained on what, in one sentence."""
-    data = [_stem(source.get("store", "")) for source in run.recipe.get("data", [])] or list(run.log.losses if run.log else ())
+    data = [_stem(source.get("store", "")) for source in run.recipe.get("data", [])]
     size = _number(run.checkpoint, "parameters")
     what = f"One operator{f' with {size:,} parameters' if size else ''}".replace(",", " ")
     on = f", trained on {' and '.join(data)}" if data else ""
@@ -112,20 +113,22 @@ def training(log: Log, key: str) -> tuple[Picture, ...]:
     """Loss by data set, validation beside its baseline; both on a logarithmic scale."""
     pictures = []
     colors = {name: SERIES[i % len(SERIES)] for i, name in enumerate(dict.fromkeys((*log.losses, *log.validation)))}
+    size = (4.4, 2.9)
     if log.losses:
         longest = max(len(steps) for steps, _ in log.losses.values())
         width = max(1, longest // 60)
         lines = [Line(steps, smooth(values, width), name, colors[name]) for name, (steps, values) in log.losses.items()]
         shown = f"running median of {width} logged values" if width > 1 else "as logged"
         pictures.append(Picture(chart(lines, alt=f"Training loss by data set against step: {_ends(log.losses)}",
-                                      key=f"loss {key}", x_label="step", y_label="loss", log_y=True, size=(4.4, 2.9)),
+                                      key=f"loss {key}", x_label="step", y_label="loss", log_y=True, size=size),
                                 f"Training loss, {shown}.", "Training loss"))
     if log.validation:
         lines = [Line(*points, name, colors[name]) for name, points in log.validation.items()]
-        lines += [Line(*points, "baseline" if len(log.baseline) == 1 else "_", colors.get(name, BASELINE), (0, (2, 2)), 1.2)
+        lines += [Line(*points, "_", colors.get(name, BASELINE), (0, (2, 2)), 1.2)
                   for name, points in log.baseline.items()]
         pictures.append(Picture(chart(lines, alt=f"Validation loss by data set against step: {_ends(log.validation)}",
-                                      key=f"validation {key}", x_label="step", y_label="validation loss", log_y=True, size=(4.4, 2.9)),
+                                      key=f"validation {key}", x_label="step", y_label="validation loss",
+                                      log_y=True, size=size),
                                 "Validation loss; dashed: the baseline alone on the same windows.", "Validation"))
     return tuple(pictures)
 
@@ -135,25 +138,27 @@ def error_curves(run: Run, sources: list[fields.Source], key: str) -> list[Pictu
     pictures = []
     for dataset, evaluation in run.evaluations.items():
         for name, curve in (evaluation.get("curves") or {}).items():
-            pictures.append(_error_curve(f"{scores.words(name)}, {dataset}", curve, _peer(run, dataset), f"{key} {dataset} {name}"))
+            title = f"{scores.words(name)}, {dataset}"
+            metric = scores.words(name.partition("/")[2] or name)
+            pictures.append(_error_curve(title, metric, curve, _peer(run, dataset), f"{key} {dataset} {name}"))
     if pictures:
         return pictures
     for source in sources:
         errors = fields.errors(source)
         if errors is not None:
             title = f"relative L2 of {source.title}, {source.dataset}"
-            pictures.append(_error_curve(title, errors, "", f"{key} {title}"))
+            pictures.append(_error_curve(title, "relative L2", errors, "", f"{key} {title}"))
     return pictures
 
 
-def _error_curve(title: str, curve: Mapping[str, list[float]], peer: str, key: str) -> Picture:
+def _error_curve(title: str, metric: str, curve: Mapping[str, list[float]], peer: str, key: str) -> Picture:
     step, log = np.asarray(curve["step"], np.float64), "correlation" not in title
     lines = [Line(step, _floats(curve["ours"]), "model", OURS)]
     if curve.get("baseline") is not None:
         lines.insert(0, Line(step, _floats(curve["baseline"]), peer, BASELINE, (0, (3, 2)), 1.4))
     ends = ", ".join(f"{line.label} from {scores.text(line.y[0])} to {scores.text(line.y[-1])}" for line in lines)
     svg = chart(lines, alt=f"{title} against rollout step: {ends}", key=f"error {key}", x_label="rollout step",
-                y_label="error" if log else "", log_y=log, size=(4.4, 2.7))
+                y_label=metric, log_y=log, size=(4.4, 2.7))
     return Picture(svg, f"{ends[:1].upper()}{ends[1:]} over {int(step[-1])} steps.", f"{title[:1].upper()}{title[1:]}")
 
 
@@ -174,7 +179,7 @@ def _peer(run: Run, dataset: str) -> str:
 
 
 def _ends(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    return "; ".join(f"{name} from {scores.text(y[0])} to {scores.text(y[-1])}" for name, (_, y) in curves.items() if len(y))
+    return "; ".join(f"{name} from {scores.text(y[0])} to {scores.text(y[-1])}" for name, (_, y) in curves.items())
 
 
 def _floats(values: list[Any]) -> np.ndarray:

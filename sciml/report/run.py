@@ -28,7 +28,7 @@ Points = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Log:
-    """``train.jsonl``: losses, validation and its baseline by data set; seconds of training, samples seen, last step."""
+    """``train.jsonl``: losses, validation and its baseline by data set; seconds and samples in all, the last step."""
 
     losses: Mapping[str, Points]
     validation: Mapping[str, Points]
@@ -62,7 +62,7 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read a run folder. Raises `InputError` if it is none, or nothing in it can be shown."""
     if not path.is_dir():
-        raise InputError(path, found="no such folder", expected="a run folder", fix="check the path; `ls runs` lists runs")
+        raise InputError(path, found="no such folder", expected="the folder of a run", fix="check the path; see runs/")
     run = _read(path)
     if not (run.log or run.evaluations or run.rollouts or run.forecasts or run.children or run.recipe):
         raise InputError(path, found="none of recipe.yaml, train.jsonl, evaluation/, rollout/, forecast/",
@@ -113,7 +113,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def read_log(path: Path) -> Log | None:
-    """``train.jsonl`` as curves, None if there is none; a step logged twice, after a resume, counts once, the last time.
+    """``train.jsonl`` as curves, None if there is none; a step that is logged twice counts as it was the last time.
 
     seconds are counted from the start of the process, so they begin again at a resume; the parts are added. A last
     line that was cut off by a kill is left out; any other broken line raises `InputError`.

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
@@ -49,7 +49,8 @@ class Table:
 
 def table(dataset: str, evaluation: Mapping[str, Any]) -> Table:
     """The rows of an evaluation, on the narrowest scale that holds all ratios."""
-    extent = [max(r, 1 / r) for r in (row.get("ratio") for row in evaluation["rows"]) if r and math.isfinite(r) and r > 0]
+    ratios = [row["ratio"] for row in evaluation["rows"] if _known(row.get("ratio")) and row["ratio"] > 0]
+    extent = [max(ratio, 1 / ratio) for ratio in ratios]
     span = next((s for s in SPANS if s >= max(extent, default=1.0)), SPANS[-1])
     return Table(dataset, span, tuple(_score(row, span) for row in evaluation["rows"]),
                  tuple(map(str, evaluation.get("warnings", ()))))
@@ -87,7 +88,7 @@ def interval_plot(row: Mapping[str, Any], span: float) -> Markup:
     The interval is that of the difference over the baseline's mean; what lies beyond the scale is drawn at its end.
     """
     ratio, base, low, high = (row.get(key) for key in ("ratio", "baseline", "low", "high"))
-    if ratio is None or not math.isfinite(ratio) or ratio <= 0:
+    if not _known(ratio) or ratio <= 0:
         return Markup("")
     tone = CLASSES.get(str(row.get("verdict")), "open")
     parts = ['<line class="zero" x1="60" x2="60" y1="0" y2="18"/>']
@@ -95,11 +96,11 @@ def interval_plot(row: Mapping[str, Any], span: float) -> Markup:
         ends = sorted(_place(1 + end / base, span) for end in (low, high))
         parts.append(f'<line class="range" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="9" y2="9"/>')
     parts.append(f'<circle cx="{_place(ratio, span):.1f}" cy="9" r="3.5"/>')
-    return Markup(f'<svg class="dot {tone}" viewBox="0 0 120 18" role="img" aria-label="ratio {text(ratio, 3)}">'  # noqa: S704
+    return Markup(f'<svg class="dot {tone}" viewBox="0 0 120 18" role="img" aria-label="ratio {text(ratio, 3)}">'
                   f"{''.join(parts)}</svg>")
 
 
-def _known(value: float | None) -> bool:
+def _known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -130,7 +131,8 @@ def sentence(dataset: str, evaluation: Mapping[str, Any]) -> tuple[str, str]:
     example = (f" ({words(first['question'])}: {words(first['metric'])} "
                f"{text(first.get('value'))} beside {text(first.get('baseline'))})")
     if better == total:
-        return f"On {dataset} the model beats {peer}{f' on all {total} scores' if total > 1 else ''}{example}.", "better"
+        scope = f" on all {total} scores" if total > 1 else ""
+        return f"On {dataset} the model beats {peer}{scope}{example}.", "better"
     if few == total:
         return (f"On {dataset} there are too few independent blocks to say whether the model beats {peer}{example}.",
                 "open")

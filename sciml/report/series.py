@@ -26,7 +26,7 @@ def forecasts(dataset: str, path: Path, baseline: str = "baseline") -> Picture:
                          expected="value (sample, time, variate)", fix="write the forecasts again")
     samples = np.unique(np.round(np.linspace(0, store.sizes["sample"] - 1, MAX_WINDOWS)).astype(int))
     variates = range(min(MAX_VARIATES, store.sizes["variate"]))
-    names = [str(v) for v in store["variate"].values] if "variate" in store.coords else [f"variate {v}" for v in variates]
+    names = [str(v) for v in store["variate"].values]
     size = (2.75 * len(samples) + 0.6, 1.25 * len(variates) + 0.7)
     with figure(len(variates), len(samples), size=size, share=True) as (drawing, axes):
         for row, variate in zip(axes, variates):
@@ -37,9 +37,9 @@ def forecasts(dataset: str, path: Path, baseline: str = "baseline") -> Picture:
         legend(drawing, axes[0, 0])
         alt = f"Forecasts of {', '.join(names[v] for v in variates)} in {len(samples)} windows with truth and baseline"
         svg = to_svg(drawing, alt, f"forecast {dataset} {path}")
-    return Picture(svg, f"{len(samples)} of {store.sizes['sample']} windows, spread over the split, and "
-                        f"{len(variates)} of {store.sizes['variate']} variates. The vertical line is where the forecast starts.",
-                   dataset)
+    caption = (f"{len(samples)} of {store.sizes['sample']} windows, spread over the split, and {len(variates)} of "
+               f"{store.sizes['variate']} variates. The vertical line is where the forecast starts.")
+    return Picture(svg, caption, dataset)
 
 
 def _window(ax: Axes, store: xr.Dataset, sample: int, variate: int, baseline: str) -> None:

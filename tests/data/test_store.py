@@ -281,16 +281,18 @@ import resource, sys
 import dask.array as da, numpy as np, xarray as xr
 sys.path.insert(0, {folder!r})
 from test_store import fields
+from sciml.data import layout, statistics
 from sciml.data.schema import Block, Splits
-from sciml.data.store import write_store
+from sciml.data.store import open_store, write_store
+layout.SHARD_BYTES, statistics.RESIDENT_BYTES = 2 << 20, 2 << 20
 groups = int(sys.argv[1])
 data, draft = fields(groups=4, steps=12, n=128)
-values = da.random.default_rng(0).normal(size=(groups, 12, 128, 128), chunks=(4, 12, 128, 128)).astype(np.float32)
+values = da.random.default_rng(0).normal(size=(groups, 12, 128, 128), chunks=(2, 12, 128, 128)).astype(np.float32)
 data = data.drop_vars(["w", "f", "nu"]).assign(w=(("trajectory", "time", "x", "y"), values))
 blocks = tuple(Block(group=g, start=0, stop=12) for g in range(groups))
 splits = Splits(key="t", train=blocks[:-2], validation=blocks[-2:-1], test=blocks[-1:])
 draft = draft.model_copy(update=dict(groups=groups, variables={{"w": draft.variables["w"]}}, splits=splits))
-store = write_store(data, draft, sys.argv[2])
+store = open_store(write_store(data, draft, sys.argv[2]).url, cache_bytes=8 << 20)
 for group in range(groups):
     store.read("w", group)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -306,8 +308,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
                               capture_output=True, text=True, check=True)
         return float(done.stdout)
 
-    small, large = peak(120), peak(1200)
-    assert large < small + 64, f"peak {small:.0f} MiB for 90 MiB of data, {large:.0f} MiB for 900 MiB"
+    small, large = peak(40), peak(400)
+    assert large < small + 64, f"peak {small:.0f} MiB for 30 MiB of data, {large:.0f} MiB for 300 MiB"
 
 
 def test_the_attribute_is_json_that_others_can_read(toy: tuple[Store, xr.Dataset]) -> None:

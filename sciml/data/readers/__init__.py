@@ -1,8 +1,8 @@
 """Readers: a lab's file becomes one lazy xarray data set in the canonical layout, whatever it was.
 
 A reader is a module here (or an entry point in the group ``sciml.data.readers``) whose ``PLUGIN`` has ``options``,
-the names it takes from ``options`` of a source.yaml; ``recognise(path, limit_bytes) -> Guess | None``, told by content,
-never by file name alone; and ``read(paths, source) -> xr.Dataset``. What they return: `group_dim` first, then time, then
+the names it takes from ``options`` of a source.yaml; ``recognise(path, limit_bytes) -> Guess | None``, told
+by content alone; and ``read(paths, source) -> xr.Dataset``. What they return: `group_dim` first, then time, then
 space; role, units and period as attributes; float32 or float64 in dask chunks; attributes domain, format, group_dim,
 notes.
 """
@@ -76,6 +76,9 @@ def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
     if not texts:
         raise InputError(source.name, key="files", found="none", expected="at least one file",
                          fix="list them under files")
+    if "limits" in source.options and "format" not in source.options:
+        raise InputError(source.name, key="options.limits", found="limits without a format",
+                         expected="the format of files that need other limits", fix="add options.format")
     name = source.options.get("format") or recognise(texts[0], limit_bytes=0).format
     reader: Reader = registry.find(GROUP, name, where=source.name)
     for key in source.options:

@@ -31,7 +31,8 @@ def combine(parts: Sequence[xr.Dataset], paths: Sequence[str], source: Any) -> x
         joined = first
     elif all(_same_time(first, part) for part in parts[1:]):
         joined = _along(parts, group)
-        joined = joined.assign_coords({group: first[group].variable.copy(data=np.arange(joined.sizes[group]))})
+        numbered = xr.Variable((group,), np.arange(joined.sizes[group]), first[group].attrs)
+        joined = joined.assign_coords({group: numbered})
     else:
         order = sorted(range(len(parts)), key=lambda i: parts[i]["time"].values[0])
         _check_consecutive(parts, paths, order, group)

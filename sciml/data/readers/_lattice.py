@@ -115,7 +115,7 @@ def coordinate(dim: str, values: Any, kind: str, unit: str | None = None, *, per
                **attrs: Any) -> xr.Variable:
     """A coordinate variable in float64 (or dates), with kind and, if known, unit and period."""
     values = np.asarray(values)
-    values = values if values.dtype.kind == "M" else _exact(values)
+    values = values if values.dtype.kind == "M" or kind == "set" else _exact(values)
     extra = {"units": unit} if unit is not None else {}
     if period is not None:
         extra["period"] = float(period)  # type: ignore[assignment]

@@ -25,13 +25,17 @@ def time_column(names: Sequence[str], frame: pd.DataFrame, options: Mapping[str,
         return str(given)
     for name in names:
         column = frame[name].dropna().head(20)
-        if len(column) and (column.dtype.kind == "M" or (not is_number(column) and dates(column, {}).notna().all())):
+        if len(column) and (column.dtype.kind == "M" or _mostly_dates(column)):
             return name
     for name in names:
         if name.strip().lower() in NAMES and is_number(frame[name].dropna()):
             return name
     raise InputError(where, key="time", found=f"columns {', '.join(names)[:120]}, none of dates",
                      expected="a column of timestamps or times", fix="name it: options: {time_column: …}")
+
+
+def _mostly_dates(column: pd.Series) -> bool:
+    return not is_number(column) and bool(dates(column, {}).notna().mean() > 0.5)
 
 
 def is_number(column: pd.Series) -> bool:
@@ -84,7 +88,13 @@ def is_regular(values: np.ndarray, gaps: np.ndarray) -> bool:
     """Uniform, or of one calendar rhythm (months, quarters)."""
     if len(gaps) < 2 or is_uniform(gaps, values):
         return True
-    return values.dtype.kind == "M" and pd.infer_freq(pd.DatetimeIndex(values)) is not None
+    return values.dtype.kind == "M" and any(_monthly(values + shift) for shift in np.array([0, 1], "timedelta64[D]"))
+
+
+def _monthly(values: np.ndarray) -> bool:
+    """The same day and hour every so many months (after a shift by one day: the last of the month)."""
+    months = values.astype("datetime64[M]")
+    return len(set((values - months).tolist())) == 1 and len(set(np.diff(months.astype(int)).tolist())) == 1
 
 
 def _filled(values: np.ndarray, gaps: np.ndarray, name: str, where: object) -> tuple[np.ndarray, list[int]]:

@@ -54,7 +54,7 @@ def _read(url: str, source: Any) -> xr.Dataset:
     if not classic:
         open_hdf5(url, limits).close()
     engine = "h5netcdf" if not classic else "netcdf4" if path is not None else "scipy"
-    inside = {} if classic else {"group": options.get("subgroup")}
+    inside: dict[str, Any] = {} if classic else {"group": options.get("subgroup")}
     try:
         dataset = xr.open_dataset(path if path is not None else open_bytes(url), engine=engine, chunks=None,
                                   decode_times=False, cache=False, **inside)

@@ -4,8 +4,8 @@
       layout: {w: [trajectory, time, x, y], nu: [trajectory]}   # array → its dimensions
       coords: {time: {start: 0, step: 0.1}, x: grid}            # a range, or the name of a 1-D array
 
-The array of a .npy file is called ``array``. A layout with `variate` makes series (``[series?, time, variate]``, options
-`variates`: names, `units`: a unit for all or by variate; a start like ``2020-01-01`` and a step like ``1h`` make dates),
+The array of a .npy file is called ``array``. A layout with `variate` makes series (``[series?, time, variate]``,
+options `variates`: names, `units`: a unit for all or by variate; a start ``2020-01-01`` and a step ``1h`` make dates),
 any other fields. A dimension ``channel`` splits an array into ``w_0, w_1, …`` or the names in `channels`.
 """
 

@@ -1,6 +1,6 @@
 """Parquet with a column of times and numeric columns: one series, read lazily by row groups.
 
-Options as for CSV: `time_column`, `time_format`, `columns`, `units`, `irregular` (``keep``; ``fill`` reads all at once).
+As for CSV: `time_column`, `time_format`, `columns`, `units`, `irregular` (``keep``; ``fill`` reads all at once).
 """
 
 from __future__ import annotations

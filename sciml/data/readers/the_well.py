@@ -1,6 +1,6 @@
 """The Well's HDF5 layout (PolymathicAI/the_well, docs/data_format.md).
 
-``t0_fields``, ``t1_fields``, ``t2_fields`` hold scalars, vectors and tensors ``(sample?, time?, x?, y?, z?[, D[, D]])``;
+``t0_fields``, ``t1_fields``, ``t2_fields`` hold scalars, vectors, tensors ``(sample?, time?, x?, y?, z?[, D[, D]])``;
 the attributes ``sample_varying``, ``time_varying`` and ``dim_varying`` say which axes an array has. Absent attributes
 are read off the rank. What varies in time is state, the rest forcing; ``scalars`` and root attributes named in
 ``simulation_parameters`` are parameters, and scalars that vary in time become forcing, constant in space. A vector

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -48,6 +49,13 @@ class Fields:
     def create(cls, config: Mapping[str, Any]) -> Self:
         chosen = validate(FieldsConfig, dict(config), where="domains.fields")
         return cls(chosen, objective=chosen.objective)
+
+    @property
+    def baseline_name(self) -> str:
+        return "persistence"
+
+    def floor(self) -> Self:
+        return self
 
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it."""
@@ -114,7 +122,7 @@ class Fields:
         vector = {n: _tensor(v.reshape(1)) for n, v in _standard(known, sample, "parameters").items()}
         batch = TokenBatch(
             domain=self.name, dataset=dataset, values=values[:1], channels=tuple(states),
-            axes=tuple(_axis(sample[name], known) for name in known.names),
+            axes=tuple(_axis(sample.variables[name], known) for name in known.names),
             observed=None if seen[0].all() else torch.from_numpy(seen[:1]),
             conditions=Conditions({LEAD: _tensor(np.array([lead / known.time])), **vector}, lattice),
             sources=(str(sample.attrs.get("source", dataset)),))
@@ -247,8 +255,16 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.as_tensor(values, dtype=torch.get_default_dtype())
 
 
-def _axis(coord: xr.DataArray, known: Contract) -> tokens.Axis:
+def _axis(coord: xr.Variable, known: Contract) -> tokens.Axis:
     period = coord.attrs.get("period")
-    place = torch.as_tensor(coord.values / known.length, dtype=torch.get_default_dtype())
-    return tokens.space(str(coord.name), place, unit=coord.attrs.get("units", "1"),
-                        period=None if period is None else float(period) / known.length)
+    place, unit = np.asarray(coord.values, np.float64), str(coord.attrs.get("units", "1"))
+    return _shared_axis(str(coord.dims[0]), place.tobytes(), unit, None if period is None else float(period),
+                        known.length, torch.get_default_dtype())
+
+
+@lru_cache(maxsize=64)
+def _shared_axis(name: str, place: bytes, unit: str, period: float | None, length: float,
+                 dtype: torch.dtype) -> tokens.Axis:
+    """One axis object for all samples on the same grid: made once, and seen to be the same when they are stacked."""
+    coord = torch.as_tensor(np.frombuffer(place, np.float64) / length, dtype=dtype)
+    return tokens.space(name, coord, unit=unit, period=None if period is None else period / length)

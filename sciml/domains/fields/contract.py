@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data import units
 from sciml.data.schema import Moments, Variable
 from sciml.data.store import Store
 from sciml.domains.fields.config import Contract, GridAxis, Scaling
@@ -21,26 +21,18 @@ Contracts = Mapping[str, Contract]
 
 @cache
 def factor(have: str, want: str) -> float | None:
-    """What a number in `have` is multiplied by to be in `want`; None if the units don't convert.
+    """What a number in `have` is multiplied by to be in `want`; None if no factor converts them.
 
     >>> round(factor("mm2 s-1", "m2/s"), 9)
     1e-06
     """
     if have == want:
         return 1.0
-    import pint
-
-    registry = pint.get_application_registry()
-    try:
-        parsed = [registry.parse_expression(_powers(unit)) for unit in (have, want)]
-        return float((parsed[0] / parsed[1]).to("").magnitude)
-    except (pint.errors.PintError, AttributeError, TypeError, ValueError):
+    parsed = [units.parse(unit, where="unit", key=unit) for unit in (have, want)]
+    if not parsed[0].is_compatible_with(parsed[1]):
         return None
-
-
-def _powers(unit: str) -> str:
-    """CF's ``kg m-1 s-2`` as ``kg * m**-1 * s**-2``."""
-    return re.sub(r"(?<=[A-Za-z])(-?\d)", r"**\1", re.sub(r"(?<=\w)\s+(?=[A-Za-z])", " * ", unit.strip()))
+    zero, one = (float(units.registry().Quantity(x, parsed[0]).to(parsed[1]).magnitude) for x in (0.0, 1.0))
+    return None if zero != 0 else one
 
 
 def learn(store: Store, known: Contracts) -> Contract:
@@ -138,14 +130,13 @@ def resolve(contracts: Contracts, sample: xr.Dataset) -> str:
 def lead_time(contract: Contract, sample: xr.Dataset, leads: Sequence[int], any_dt: bool) -> float:
     """From the first to the second time of a sample, or its dt, in the contract's unit of time."""
     where = _where(sample)
-    times = np.atleast_1d(sample["time"].values) if "time" in sample.coords else np.zeros(1)
+    clock = sample.variables.get("time")
+    times = np.zeros(1) if clock is None else np.atleast_1d(clock.values)
     if not np.issubdtype(times.dtype, np.number):
         raise InputError(where, key="time", found=f"type {times.dtype}", expected="numbers with units",
                          fix="store time since the start, as numbers in the unit of the attribute `units`")
-    ratio = 1.0
-    if "time" in sample.coords:
-        unit = sample["time"].attrs.get("units", contract.time_unit)
-        ratio = _convert(where, "time", unit, contract.time_unit)
+    unit = contract.time_unit if clock is None else str(clock.attrs.get("units", contract.time_unit))
+    ratio = _convert(where, "time", unit, contract.time_unit)
     dt = float(sample.attrs["dt"]) * ratio if "dt" in sample.attrs else contract.dt
     lead = float(times[1] - times[0]) * ratio if len(times) > 1 else dt * leads[0]
     if lead <= 0:
@@ -162,10 +153,10 @@ def check_grid(contract: Contract, sample: xr.Dataset) -> None:
     """Axes by name, unit and periodicity, ascending coordinates; sizes are free. Raises `InputError`."""
     where = _where(sample)
     for axis in contract.axes:
-        if axis.name not in sample.coords:
+        coord = sample.variables.get(axis.name)
+        if coord is None or axis.name not in sample.coords:
             raise InputError(where, key=axis.name, found=f"coordinates {[str(c) for c in sample.coords]}",
                              expected=f"axes {list(contract.names)}", fix="name the axes as the checkpoint does")
-        coord = sample[axis.name]
         period = coord.attrs.get("period")
         found = GridAxis(name=axis.name, unit=coord.attrs.get("units", axis.unit), period=period)
         if found.kind != axis.kind:
@@ -188,18 +179,16 @@ def read(contract: Contract, sample: xr.Dataset, kind: str) -> dict[str, np.ndar
         if name not in sample:
             raise InputError(where, key=name, found=f"variables {[str(v) for v in sample.data_vars]}",
                              expected=f"{kind[:-1]} {name!r} [{scaling.unit}]", fix="add it, on the same grid")
-        array = sample[name]
-        if kind == "states" and "time" not in array.dims:
-            array = array.expand_dims("time")
+        array: xr.Variable = sample.variables[name]
         if kind == "states":
-            array = array.isel(time=slice(2))
+            array = array.isel(time=slice(2)) if "time" in array.dims else array.set_dims(("time", *array.dims))
         wanted = () if kind == "parameters" else (*(("time",) if "time" in array.dims else ()), *contract.names)
         if set(array.dims) != set(wanted):
             raise InputError(where, key=name, found=f"dimensions {array.dims}", expected=f"{wanted}",
                              fix="select one trajectory, and name dimensions as the checkpoint does")
-        unit = array.attrs.get("units", scaling.unit)
+        unit = str(array.attrs.get("units", scaling.unit))
         ratio = _convert(where, name, unit, scaling.unit)
-        values = np.asarray(array.transpose(*wanted).values, np.float64)
+        values = np.asarray(array.values if array.dims == wanted else array.transpose(*wanted).values, np.float64)
         result[name] = values if ratio == 1.0 else values * ratio
     return result
 
@@ -211,7 +200,7 @@ def interior(contract: Contract, sample: xr.Dataset) -> np.ndarray:
         if name not in sample:
             raise InputError(_where(sample), key=name, found="no such variable", expected="the mask of the data set",
                              fix="add it: 1 inside, 0 outside")
-        inside &= sample[name].transpose(*contract.names).values > 0
+        inside &= sample.variables[name].transpose(*contract.names).values > 0
     return inside
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.indexes import PandasIndex
 
 from sciml.data.schema import Block
 from sciml.data.store import Store
@@ -19,6 +20,7 @@ class Frame:
 
     store: Store
     space: tuple[str, ...]
+    clock: np.ndarray
     coords: xr.Coordinates
     shared: dict[str, tuple[tuple[str, ...], dict[str, Any]]]
     periodic: tuple[bool, ...]
@@ -38,7 +40,7 @@ class Frame:
                 variables[name] = (variable.dims, {"units": variable.unit} | described)
         shared = xr.Dataset(coords=coords).coords
         wraps = tuple(meta.axes[n].period is not None and _uniform(coords[n].values) for n in space)
-        return cls(store, tuple(space), shared, variables, wraps)
+        return cls(store, tuple(space), store.coord("time").astype(np.float64), shared, variables, wraps)
 
     def sample(self, group: int, times: Sequence[int], shift: Sequence[int] | None = None) -> xr.Dataset:
         """The trajectory `group` at ascending indices of time, rolled by `shift` cells along the axes of space."""
@@ -51,12 +53,13 @@ class Frame:
                 moved = tuple(shift[self.space.index(dims[i])] for i in places)
                 values = np.roll(values, moved, places)
             lattice[name] = xr.Variable(dims, values, attrs)
-        assert meta.dt is not None
-        clock = xr.Variable(("time",), store.coord("time")[list(times)], {"units": meta.axes["time"].unit})
+        clock = PandasIndex(self.clock[list(times)], "time")
+        now = clock.create_variables()
+        now["time"].attrs["units"] = meta.axes["time"].unit
+        coords = xr.Coordinates({**self.coords.variables, **now}, indexes={**self.coords.xindexes, "time": clock})
         at = f"{meta.dataset}/{meta.group_dim} {group} @ {times[0]}"
-        sample = xr.Dataset(lattice, coords=self.coords, attrs={
+        return xr.Dataset(lattice, coords=coords, attrs={
             "domain": "fields", "dataset": meta.dataset, "source": at, "dt": meta.dt})
-        return sample.assign_coords(time=clock)
 
     def _read(self, name: str, group: int, times: Sequence[int]) -> np.ndarray:
         first, last = times[0], times[-1]

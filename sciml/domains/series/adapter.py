@@ -16,7 +16,7 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
 from sciml.domains.series.config import SeriesConfig
-from sciml.domains.series.encode import (CHANNEL, HEAD, VECTOR_CONDITIONS, Frame, Window, encode_window, window_of)
+from sciml.domains.series.encode import CHANNEL, HEAD, VECTOR_CONDITIONS, Frame, Window, encode_window, window_of
 from sciml.domains.series.fitted import Fitted
 from sciml.domains.series.fitted import fit as fit_dataset
 from sciml.domains.series.scores import declared
@@ -31,8 +31,9 @@ from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
 class Series:
     """Forecasts that correct a closed-form ridge, in standardised units (link space).
 
-    datasets: what is known of each, by name. reference: look-back (steps) and step (seconds) of the first one fitted, by
-    which coordinates are divided for good. A rollout step forecasts `horizon` cells and slides the look-back over them.
+    datasets: what is known of each, by name. reference: look-back (steps) and step (seconds) of the first one fitted,
+    by which coordinates are divided for good. A rollout step forecasts `horizon` cells and slides the look-back over
+    them.
     """
 
     config: SeriesConfig
@@ -45,6 +46,10 @@ class Series:
     def objective(self) -> str:
         return self.config.objective
 
+    @property
+    def baseline_name(self) -> str:
+        return "ridge"
+
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
         return cls(validate(SeriesConfig, dict(config), where="domains.series"))
@@ -56,7 +61,7 @@ class Series:
         return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference=reference)
 
     def floor(self) -> Self:
-        """The same adapter with the plain ridge, without cycles, as the baseline: the floor scores are printed beside."""
+        """The same adapter with the plain ridge, without cycles, as the baseline: the floor of every score."""
         return replace(self, datasets={name: fit.floor() for name, fit in self.datasets.items()})
 
     def spec(self) -> TokenSpec:
@@ -72,6 +77,13 @@ class Series:
         horizons = self._known(name, store.url).horizons
         return split_windows(Layout.of(store), split, self.config.look_back_of(name), horizons, train=train,
                              missing=self.config.missing)
+
+    def starts(self, store: Store, split: SplitName) -> list[xr.Dataset]:
+        """The first window of every block, with all the block's truth; a rollout step is the shortest horizon."""
+        name = store.meta.dataset
+        fit, look_back = self._known(name, store.url), self.config.look_back_of(name)
+        windows = split_windows(Layout.of(store), split, look_back, fit.horizons[:1])
+        return [sample.assign_attrs(horizon=fit.horizons[0]) for sample in windows.whole_blocks()]
 
     def encode(self, sample: xr.Dataset) -> TokenBatch:
         """Attributes: dataset; look_back (default: as configured); horizon (default: what follows the look-back in the
@@ -106,7 +118,8 @@ class Series:
         past = _look_back(batch)
         target = batch.targets[HEAD]
         assert batch.observed is not None
-        extra = {"history": target.value[..., :past, 0], "observed": batch.observed[..., :past, 0]}
+        extra = {"history": target.value[..., :past, 0], "observed": batch.observed[..., :past, 0],
+                 "ticks": torch.from_numpy(_ticks(batch))}
         blind = replace(target, value=torch.cat([target.value[..., :past, :], torch.zeros_like(
             target.value[..., past:, :])], -2), mask=torch.zeros_like(target.mask))
         return State(batch=replace(batch, targets={HEAD: blind}), extra=extra)
@@ -114,19 +127,21 @@ class Series:
     def advance(self, state: State, outputs: Outputs) -> State:
         """The horizon's forecast becomes the end of the look-back; time moves by horizon · dt."""
         batch, fit = state.batch, self._known(state.batch.dataset, "rollout")
-        past, ticks = _look_back(batch), _ticks(batch)
+        past, ticks = _look_back(batch), state.extra["ticks"].cpu().numpy()
         forecast = batch.targets[HEAD].predict(outputs[HEAD])[..., past:, 0]
         horizon = forecast.shape[-1]
         history = torch.cat([state.extra["history"], forecast], -1)[..., -past:]
         observed = torch.cat([state.extra["observed"], torch.ones_like(forecast, dtype=torch.bool)], -1)[..., -past:]
-        window = Window(history, observed, ticks + horizon * fit.clock.step, _members(batch), None, batch.sources)
+        ticks = ticks + horizon * fit.clock.step
+        window = Window(history, observed, ticks, _members(batch), None, batch.sources)
         return replace(state, batch=encode_window(fit, self._frame(), window), step=state.step + 1,
                        elapsed=state.elapsed + horizon * fit.clock.dt,
-                       extra={"history": history, "observed": observed, "forecast": forecast})
+                       extra={"history": history, "observed": observed, "forecast": forecast,
+                              "ticks": torch.from_numpy(ticks)})
 
     def observe(self, state: State) -> xr.Dataset:
         """The cells forecast last; before the first step, the look-back. As `decode`, without ``known``."""
-        past, ticks = _look_back(state.batch), _ticks(state.batch)
+        past, ticks = _look_back(state.batch), state.extra["ticks"].cpu().numpy()
         if "forecast" not in state.extra:
             seen = torch.where(state.extra["observed"], state.extra["history"], torch.nan)
             return self._dataset(state.batch, seen, ticks[:, :past])
@@ -168,7 +183,8 @@ class Series:
 
     def _known(self, name: str, where: object) -> Fitted:
         if name not in self.datasets:
-            raise InputError(where, key="dataset", found=name, expected=f"one of {', '.join(self.datasets) or 'none yet'}",
+            known = ", ".join(self.datasets) or "none yet"
+            raise InputError(where, key="dataset", found=name, expected=f"one of {known}",
                              fix="fit the adapter to its store first (sciml finetune)")
         return self.datasets[name]
 
@@ -195,8 +211,9 @@ class Series:
         data = {HEAD: (dims, physical.swapaxes(1, 2))}
         if known is not None:
             data["known"] = (dims, known.cpu().numpy().swapaxes(1, 2))
+        times = fit.clock.times(np.broadcast_to(ticks, (len(physical), ticks.shape[1])))
         return xr.Dataset(data, coords={
-            "valid_time": (("sample", "time"), fit.clock.times(np.broadcast_to(ticks, (len(physical), ticks.shape[1])))),
+            "valid_time": (("sample", "time"), times),
             "variate": [fit.variates[i] for i in members], "variate_unit": ("variate", [fit.units[i] for i in members]),
             "source": ("sample", list(batch.sources))}, attrs={"domain": self.name, "dataset": fit.name})
 

@@ -1,8 +1,9 @@
-"""Ridge regression in closed form from Gram statistics, so that any look-back, horizon and missing pattern is a sub-block.
+"""Ridge regression in closed form from Gram statistics: any look-back, horizon and missing pattern is a sub-block.
 
-One matrix for all variates. With z a window of standardised values, o the observed look-back cells and m their mean, the
-forecast of step h is ``m + Σ W[o, h] (z[o] − m)`` with ``W = (P G P + λ I)⁻¹ P (C − G 1/k)``: G and C are the raw second
-moments of the look-back, and of it with the horizon, P removes the mean of the k cells, λ is relative to trace(P G P)/k.
+One matrix for all variates. With z a window of standardised values, o the observed look-back cells and m their mean,
+the forecast of step h is ``m + Σ W[o, h] (z[o] − m)`` with ``W = (P G P + λ I)⁻¹ P (C − G 1/k)``: G and C are the raw
+second moments of the look-back, and of it with the horizon, P removes the mean of the k cells, λ is relative to
+trace(P G P)/k.
 Hoerl & Kennard, Technometrics 12 (1970); the window's mean removed as in Kim et al., "RevIN", ICLR 2022.
 """
 
@@ -23,9 +24,9 @@ MEMO_SIZE = 256
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean products over windows: gram ``(R, L, L)``, cross ``(L, H)``, power ``(H,)``; rows ``(R,)`` of windows × variates.
+    """Mean products over windows: gram ``(R, L, L)``, cross ``(L, H)``, power ``(H,)``.
 
-    Range r of the horizon, up to step ``ends[r]``, uses the windows that reach it.
+    rows: ``(R,)`` windows × variates. Range r of the horizon, up to step ``ends[r]``, uses the windows that reach it.
     """
 
     ends: tuple[int, ...]
@@ -41,9 +42,9 @@ class Moments:
 def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int]) -> Moments:
     """Of all windows that lie inside a piece ``(T, V)`` of standardised values, float64; NaN is missing.
 
-    Entry (i, j) sums z[s + i] z[s + j] over the starts s: a difference of running sums of the products at lag j − i, so the
-    cost is T V (L + H), not that times L. Where cells are missing, each product is averaged over the windows that have
-    both factors, and the Gram matrix is projected on the positive semidefinite ones.
+    Entry (i, j) sums z[s + i] z[s + j] over the starts s: a difference of running sums of the products at lag j − i,
+    so the cost is T V (L + H), not that times L. Where cells are missing, each product is averaged over the windows
+    that have both factors, and the Gram matrix is projected on the positive semidefinite ones.
     """
     sums, pairs = _Sums(look_back, tuple(ends)), _Sums(look_back, tuple(ends))
     rows = np.zeros(len(ends), np.int64)
@@ -97,7 +98,7 @@ def _semidefinite(matrix: np.ndarray) -> np.ndarray:
 
 
 def centred(statistics: Moments, r: int, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of range r and these look-back cells, the mean of the cells removed: Gram ``(k, k)``, cross ``(k, n)``, power ``(n,)``."""
+    """Of range r and these look-back cells, less their mean: Gram ``(k, k)``, cross ``(k, n)``, power ``(n,)``."""
     gram = statistics.gram[r][np.ix_(cells, cells)]
     steps = statistics.range(r)
     cross = statistics.cross[cells, steps]
@@ -144,7 +145,8 @@ class Ridge:
 
     @classmethod
     def fit(cls, train: Moments, validation: Moments, strengths: Sequence[float]) -> Ridge:
-        """Per range, the strength with the least error on validation; the middle one, said so, if it has no window there."""
+        """Per range, the strength with the least error on validation; where that has no window, the middle one, and the
+        provenance says so by an error of None."""
         cells = np.arange(train.gram.shape[1])
         chosen, errors = [], []
         for r in range(len(train.ends)):
@@ -172,7 +174,7 @@ class Ridge:
         nothing was observed, and the standard deviation ``(horizon,)`` of the training residual; float32."""
         key = (observed.tobytes(), len(observed), horizon)
         if key in self.memo:
-            return self.memo[key]  # type: ignore[no-any-return]
+            return self.memo[key]
         weights, spread = np.zeros((len(observed), horizon)), np.ones(horizon)
         cells = self.look_back - len(observed) + np.flatnonzero(observed)
         for r in range(len(self.moments.ends)):
@@ -189,7 +191,7 @@ class Ridge:
             weights[observed, inside] = w
             spread[inside] = np.sqrt(squared_error(gram, cross[:, :count], power[:count], w))
         pair = torch.tensor(weights, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32).clamp_min(1e-4)
-        return self.memo.remember(key, pair)  # type: ignore[no-any-return]
+        return self.memo.remember(key, pair)
 
     def scale(self, look_back: int, horizon: int) -> Tensor:
         """``(horizon,)`` residual standard deviation of a complete look-back, in standardised units."""
@@ -222,7 +224,8 @@ class Ridge:
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
-        statistics = Moments(tuple(config["ends"]), **{k: np.asarray(arrays[k]) for k in ("gram", "cross", "power", "rows")})
+        known = {name: np.asarray(arrays[name]) for name in ("gram", "cross", "power", "rows")}
+        statistics = Moments(tuple(config["ends"]), **known)
         return cls(statistics, tuple(config["strengths"]), config["provenance"])
 
     def noted(self, **more: Any) -> Ridge:

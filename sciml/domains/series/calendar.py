@@ -77,7 +77,7 @@ def _nanoseconds(time: np.ndarray) -> np.ndarray:
 
 
 def _not_uniform(where: object, gaps: np.ndarray) -> InputError:
-    found = f"{len(np.unique(gaps))} different steps, the smallest {gaps.min()}" if len(gaps) else "fewer than two times"
+    found = f"{len(np.unique(gaps))} different steps, the smallest {gaps.min()}" if len(gaps) else "fewer than 2 times"
     return InputError(where, key="time", found=found, expected="ascending times with one uniform step",
                       fix="resample to a uniform step in the source file's options")
 

@@ -36,8 +36,8 @@ class RidgeConfig(Section):
 class SeriesConfig(Section):
     """look_back, horizons: in time steps. patch: time steps per token. calendar: sin and cos of day, week and year.
 
-    spread: divide the look-back by its standard deviation. level: tell the operator the window's mean, which is removed.
-    missing: in training, the largest share of the look-back hidden as one gap. datasets: overrides by data-set name.
+    spread: divide the look-back by its standard deviation. level: tell the operator the window's mean, which is
+    removed. missing: in training, the largest share of the look-back hidden as one gap. datasets: overrides by name.
     """
 
     look_back: int = Field(default=96, ge=2)

@@ -24,7 +24,7 @@ LEAST_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class Frame:
-    """What is common to all data sets: the reference look-back (steps) and step (seconds), calendar periods, options."""
+    """What is common to all data sets: the reference look-back (steps) and step (s), calendar periods, options."""
 
     look_back: int
     dt: float
@@ -43,8 +43,8 @@ VECTOR_CONDITIONS = ("log_step", "log_horizon")
 
 @dataclass(frozen=True)
 class Window:
-    """Look-backs and horizons: history, observed ``(B, V, L)``; ticks ``(B, L + H)`` int64; members ``(V,)`` places among
-    the data set's variates; truth ``(B, V, H)`` with NaN where it is unknown, or None. Standardised values."""
+    """Look-backs and horizons of standardised values: history, observed ``(B, V, L)``; ticks ``(B, L + H)`` int64;
+    members ``(V,)`` places among the data set's variates; truth ``(B, V, H)``, NaN where it is unknown, or None."""
 
     history: Tensor
     observed: Tensor
@@ -61,7 +61,7 @@ class Window:
 def window_of(fit: Fitted, sample: xr.Dataset, look_back: int, horizon: int) -> Window:
     """A sample's values and times as a window. Raises `InputError` on other variates or another time step."""
     where = sample.attrs.get("source", "sample")
-    array = sample[HEAD] if HEAD in sample else None
+    array = sample.get(HEAD)
     if array is None or array.dims != ("time", "variate"):
         raise InputError(where, key=HEAD, found="none" if array is None else str(array.dims),
                          expected="a variable value (time, variate)", fix="name the variable and its dimensions so")

@@ -1,4 +1,4 @@
-"""What the adapter knows of one data set: its variates, statistics, clock, ridge and cycle. Learnt from a store here."""
+"""What the adapter knows of one data set, learnt from its store: variates, statistics, clock, ridge and cycle."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ LEAST_GAIN = 0.005
 
 @dataclass(frozen=True)
 class Fitted:
-    """One data set. mean, std, naive ``(V,)``: over training, in the variate's unit; naive: mean |x_t − x_{t − season}|.
+    """One data set. scale: mean, std and naive ``(V,)``, over training, in the variate's unit; naive is the mean of
+    |x_t − x_{t − season}|.
 
-    plain: the ridge without a cycle, the floor of every score. ridge: what is corrected; with a cycle, fitted without it.
-    calendar: periods given to the operator.
+    plain: the ridge without a cycle, the floor of every score. ridge: what is corrected; if there is a cycle, fitted to
+    values less that. calendar: periods given to the operator.
     """
 
     name: str
@@ -73,7 +74,8 @@ class Fitted:
             return np.arange(len(self.variates))
         unknown = [label for label in labels if label not in self.variates]
         if unknown:
-            raise InputError(where, key="variate", found=", ".join(unknown), expected=f"some of {', '.join(self.variates)}",
+            raise InputError(where, key="variate", found=", ".join(unknown),
+                             expected=f"some of {', '.join(self.variates)}",
                              fix="rename them, or fit the data set first (sciml finetune)")
         return np.array([self.variates.index(label) for label in labels])
 

@@ -15,13 +15,12 @@ REDUCTION = "mean over variates, times and steps of a window, then over windows"
 def declared(unit: str | None) -> tuple[Metric, ...]:
     """mse and mae in standardised units, mase, and mae in the variates' own unit if they share one."""
     shared = (Metric("mse", "1", REDUCTION, null=1.0), Metric("mae", "1", REDUCTION),
-              Metric("mase", "1", "mean over variates of each one's error over its seasonal naive one, then over windows",
-                     null=1.0))
+              Metric("mase", "1", "mean over variates of error over seasonal naive error, then over windows", null=1.0))
     return shared if unit is None else (*shared, Metric("mae_physical", unit, REDUCTION))
 
 
 def score(fit: Fitted, unit: str | None, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
-    """Name → ``(sample,)``. `truth` may hold the look-back before; NaN and cells whose ``known`` is False don't count."""
+    """Name → ``(sample,)``. `truth` may hold the look-back, too; NaN and cells whose ``known`` is False don't count."""
     p, t = _cells(prediction), _cells(truth)
     members = fit.members([str(v) for v in prediction["variate"].values], where="prediction")
     t = t[..., t.shape[-2] - p.shape[-2]:, :]
@@ -30,8 +29,8 @@ def score(fit: Fitted, unit: str | None, prediction: xr.Dataset, truth: xr.Datas
     absolute = metrics.mae(np.moveaxis(p, -1, 1), np.moveaxis(t, -1, 1), keep=2)
     ratio = np.where(naive > 0, absolute / np.where(naive > 0, naive, 1.0), np.nan)
     counted = np.isfinite(ratio)
-    result = {"mse": metrics.mse(*scaled), "mae": metrics.mae(*scaled),
-              "mase": np.where(counted.any(1), np.where(counted, ratio, 0).sum(1) / np.maximum(counted.sum(1), 1), np.nan)}
+    mase = np.where(counted, ratio, 0.0).sum(1) / np.maximum(counted.sum(1), 1)
+    result = {"mse": metrics.mse(*scaled), "mae": metrics.mae(*scaled), "mase": np.where(counted.any(1), mase, np.nan)}
     if unit is not None:
         result["mae_physical"] = metrics.mae(p, t)
     return result

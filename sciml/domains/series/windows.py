@@ -20,9 +20,7 @@ class Layout:
     """What every sample of a store shares: labels, units, times and where its values are."""
 
     store: Store
-    variates: np.ndarray
-    units: np.ndarray
-    time: np.ndarray
+    coords: xr.Dataset
 
     @classmethod
     def of(cls, store: Store) -> Layout:
@@ -32,17 +30,30 @@ class Layout:
             raise InputError(store.url, key=VARIABLE, found=_found(store.meta),
                              expected="a state variable value (time, variate)",
                              fix="build the store as domain series, or pass it to its own domain")
-        return cls(store, np.array(store.members("variate")), store.coord("variate_unit"), store.coord("time"))
+        return cls(store, xr.Dataset(coords={
+            "time": store.coord("time"), "variate": np.array(store.members("variate")),
+            "variate_unit": ("variate", store.coord("variate_unit"))}))
+
+    @property
+    def time(self) -> np.ndarray:
+        return np.asarray(self.coords["time"].values)
+
+    @property
+    def variates(self) -> np.ndarray:
+        return np.asarray(self.coords["variate"].values)
+
+    @property
+    def units(self) -> np.ndarray:
+        return np.asarray(self.coords["variate_unit"].values)
 
     def sample(self, group: int, start: int, now: int, stop: int) -> xr.Dataset:
         """``value (time, variate)`` for start ≤ t < stop, of which t < now is the look-back."""
-        values = self.store.read(VARIABLE, group, start, stop)
         name = self.store.meta.dataset
-        return xr.Dataset(
-            {VARIABLE: (("time", "variate"), values)},
-            coords={"time": self.time[start:stop], "variate": self.variates, "variate_unit": ("variate", self.units)},
-            attrs={"domain": "series", "dataset": name, "look_back": now - start, "horizon": stop - now,
-                   "source": f"{name}/{self.store.meta.group_dim} {group} @ {now}"})
+        sample = self.coords.isel(time=slice(start, stop))
+        sample[VARIABLE] = ("time", "variate"), self.store.read(VARIABLE, group, start, stop)
+        sample.attrs = {"domain": "series", "dataset": name, "look_back": now - start, "horizon": stop - now,
+                        "source": f"{name}/{self.store.meta.group_dim} {group} @ {now}"}
+        return sample
 
 
 def _found(meta: StoreMeta) -> str:
@@ -53,8 +64,8 @@ def _found(meta: StoreMeta) -> str:
 class SeriesWindows:
     """Every window of some blocks, in order of time.
 
-    horizons: one, or in training several, of which the batch draws one (`batch_rng`). inside: the look-back, too, lies in
-    the block. missing: the largest share of the look-back that training hides as one gap in all variates.
+    horizons: one, or in training several, of which the batch draws one (`batch_rng`). inside: the look-back, too, lies
+    in the block. missing: the largest share of the look-back that training hides as one gap in all variates.
     """
 
     layout: Layout
@@ -75,14 +86,17 @@ class SeriesWindows:
         if len(self.horizons) > 1:
             horizon = self.horizons[int(batch_rng.integers(len(self.horizons)))]
         counts = self._counts(horizon)
-        place = index * sum(counts) // len(self)
-        for block, count in zip(self.blocks, counts):
-            if place < count:
-                break
-            place -= count
-        now = self._first(block) + place
+        place, ends = index * sum(counts) // len(self), np.cumsum(counts)
+        which = int(np.searchsorted(ends, place, side="right"))
+        block = self.blocks[which]
+        now = self._first(block) + place - int(ends[which]) + counts[which]
         sample = self.layout.sample(block.group, now - self.look_back, now, now + horizon)
         return _hide(sample, self.look_back, self.missing, rng) if self.missing else sample
+
+    def whole_blocks(self) -> list[xr.Dataset]:
+        """For every block with a window: its first look-back and all that follows in the block."""
+        kept = [b for b, count in zip(self.blocks, self._counts(self.horizons[0])) if count]
+        return [self.layout.sample(b.group, self._first(b) - self.look_back, self._first(b), b.stop) for b in kept]
 
     def _first(self, block: Block) -> int:
         return block.start + self.look_back if self.inside else max(block.start, self.look_back)

@@ -12,7 +12,8 @@ CUTOFF = 1.0
 
 
 class Radial(nn.Module):
-    """Gaussians of r = |x_i − x_j| (reference lengths), through a linear map to one value per head.
+    """Gaussians of r = |x_i − x_j| (reference lengths), through a linear map to one value per head (a constant would
+    drop out of the softmax).
 
     r² is offset by a tiny constant so that the derivative at coincident points (i = j) exists; distances in a periodic
     cell are to the nearest image.
@@ -20,7 +21,7 @@ class Radial(nn.Module):
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(NUM_BASIS, heads)
+        self.linear = nn.Linear(NUM_BASIS, heads, bias=False)
         self.register_buffer("centers", torch.linspace(0, CUTOFF, NUM_BASIS), persistent=False)
 
     def forward(self, axis: Axis) -> Tensor:
