@@ -15,7 +15,7 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.metrics import paired_blocks
 from sciml.packing import collate
-from sciml.predictor import Predictor, predictions
+from sciml.predictor import Predictor, predictions, truths
 from sciml.rollout import BlowUp, rollout
 from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
@@ -130,7 +130,7 @@ def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
         batch = collate([adapter.encode(sample) for sample in samples])
         plain = collate([floor.encode(sample) for sample in samples])
         zeros = Outputs({head: torch.zeros_like(target.value) for head, target in plain.targets.items()})
-        truth = {head: target.value for head, target in batch.targets.items()}
+        truth = truths(predictor.operator.specs[adapter.name], batch)
         yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
                floor.decode(plain, predictions(plain, zeros)), adapter.decode(batch, truth))
         return

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sciml.muon import Muon
 from sciml.operator.operator import optimizer_groups
 from sciml.recipe import TrainRecipe
 
@@ -20,9 +21,10 @@ def make_optimizers(operator: nn.Module, train: TrainRecipe) -> Optimizers:
     if train.optimizer == "adamw":
         matrices, rest = [], [*matrices, *rest]
     made: Optimizers = {"adamw": torch.optim.AdamW(rest, lr=train.learning_rate, betas=(0.9, 0.95),
-                                                   weight_decay=train.weight_decay)}
+                                                   weight_decay=train.weight_decay,
+                                                   fused=True)}
     if matrices:
-        made["muon"] = torch.optim.Muon(matrices, lr=train.matrix_learning_rate, weight_decay=train.weight_decay)
+        made["muon"] = Muon(matrices, lr=train.matrix_learning_rate, weight_decay=train.weight_decay)
     return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from sciml.adapter import DomainAdapter, Sample
 from sciml.errors import InputError
 from sciml.operator.operator import Operator
-from sciml.tokens import Cache, Outputs, State, TokenBatch
+from sciml.tokens import Cache, Outputs, State, TokenBatch, TokenSpec
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Predictor:
         return self.adapters[domain]
 
     def forward(self, batch: TokenBatch, cache: Cache | None = None) -> Outputs:
-        """Heads, derived ones (forces) included; no gradient with respect to weights is kept. An empty cache is started."""
+        """Heads, derived ones (forces) included; keeps no gradient with respect to weights. An empty cache is started."""
         adapter = self.adapter(batch.domain)
         if cache is not None and not cache:
             cache = self.operator.empty_cache()
@@ -87,6 +87,19 @@ def forward(adapter: DomainAdapter, operator: nn.Module, batch: TokenBatch, cach
 def predictions(batch: TokenBatch, outputs: Outputs) -> dict[str, torch.Tensor]:
     """Head → prediction in link space, baseline included."""
     return {head: target.predict(outputs[head]) for head, target in batch.targets.items()}
+
+
+def truths(spec: TokenSpec, batch: TokenBatch) -> dict[str, torch.Tensor]:
+    """Head → what a perfect prediction would be, in link space."""
+    return {head: LINKS[spec.heads[head].link if head in spec.heads else "identity"](target.value)
+            for head, target in batch.targets.items()}
+
+
+LINKS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda value: value,
+    "log": lambda value: value.clamp_min(1e-6).log(),
+    "logit": lambda value: value.clamp(1e-6, 1 - 1e-6).logit(),
+}
 
 
 @contextmanager

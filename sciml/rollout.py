@@ -64,6 +64,9 @@ def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
     return observed.expand_dims("time").transpose("sample", "time", ...)
 
 
+MOVING = ("coord", "ids", "segment", "measure")  # what a step may change of an axis
+
+
 def dump_state(state: State) -> tuple[str, dict[str, Tensor]]:
     """JSON and tensors from which `restore_state` and an equal initial state make this state again."""
     tensors: dict[str, Tensor] = {}
@@ -81,7 +84,8 @@ def dump_state(state: State) -> tuple[str, dict[str, Tensor]]:
     batch = state.batch
     tree = {"step": pack(state.step), "elapsed": pack(state.elapsed), "cache": pack(state.cache),
             "rng": pack(state.rng), "extra": pack(dict(state.extra)), "values": pack(batch.values),
-            "observed": pack(batch.observed), "coords": pack([axis.coord for axis in batch.axes]),
+            "observed": pack(batch.observed),
+            "axes": pack([{name: getattr(axis, name) for name in MOVING} for axis in batch.axes]),
             "vector": pack(dict(batch.conditions.vector)), "lattice": pack(dict(batch.conditions.lattice)),
             "targets": pack({head: {f.name: getattr(target, f.name) for f in fields(target)}
                              for head, target in batch.targets.items()})}
@@ -102,7 +106,7 @@ def restore_state(initial: State, text: str, tensors: dict[str, Tensor]) -> Stat
     tree = {name: unpack(node) for name, node in json.loads(text).items()}
     batch = replace(
         initial.batch, values=tree["values"], observed=tree["observed"],
-        axes=tuple(replace(a, coord=c) for a, c in zip(initial.batch.axes, tree["coords"])),
+        axes=tuple(replace(axis, **now) for axis, now in zip(initial.batch.axes, tree["axes"])),
         conditions=replace(initial.batch.conditions, vector=tree["vector"], lattice=tree["lattice"]),
         targets={head: Target(**parts) for head, parts in tree["targets"].items()})
     return State(batch, tree["step"], tree["elapsed"], tree["cache"], tree["rng"], tree["extra"])

@@ -87,7 +87,8 @@ class Run:
 def _double(operator: nn.Module) -> None:
     for name, parameter in operator.named_parameters():
         if parameter.is_complex():
-            raise InputError("recipe", key="train.precision", found="float64", expected=f"real weights, {name} is complex",
+            raise InputError("recipe", key="train.precision", found="float64",
+                             expected=f"real weights, {name} is complex",
                              fix="leave out the mixer spectral, or train in float32")
     operator.double()
 

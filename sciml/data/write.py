@@ -204,21 +204,21 @@ def _beside(path: Path, overwrite: bool) -> Iterator[str]:
     _remove_leftovers(path, kept)
     may_write(str(path), overwrite)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    temporary.chmod(0o755)
     lock = os.open(temporary, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield str(temporary)
+        inner = temporary / "store"
+        yield str(inner)
         may_write(str(path), overwrite)
         if os.path.lexists(path):
             path.rename(kept)
-        temporary.rename(path)
+        inner.rename(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         if kept.exists() and not path.exists():
             kept.rename(path)
         raise
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
     shutil.rmtree(kept, ignore_errors=True)
 

@@ -62,11 +62,12 @@ def _score(row: Mapping[str, Any], span: float) -> Score:
     low, high = row.get("low"), row.get("high")
     interval = f"{text(low, 3)} … {text(high, 3)}" if _known(low) and _known(high) else "–"
     name = f" {row['baseline_name']}" if row.get("baseline_name") else ""
-    blocks = f" ({row['blocks']} blocks)" if row.get("blocks") is not None else ""
+    count = row.get("blocks")
+    blocks = "" if count is None else f" ({count} block{'' if count == 1 else 's'})"
     return Score(
         question=words(row["question"]), metric=f"{words(row['metric'])}{f', {unit}' if unit else ''}",
         value=text(row.get("value")), baseline=f"{text(row.get('baseline'))}{name}",
-        ratio=text(row.get("ratio"), 3), interval=interval, verdict=f"{WORDS.get(verdict, verdict)}{blocks}",
+        ratio=ratio_text(row.get("ratio")), interval=interval, verdict=f"{WORDS.get(verdict, verdict)}{blocks}",
         tone=CLASSES.get(verdict, "open"), plot=interval_plot(row, span))
 
 
@@ -154,6 +155,15 @@ def text(value: Any, digits: int = 4) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{float(value):.{digits}g}".replace("-", "−")
+
+
+def ratio_text(value: float | None) -> str:
+    """A ratio with three decimals near 1, three digits elsewhere.
+
+    >>> ratio_text(1.0004), ratio_text(0.0512), ratio_text(None)
+    ('1.000', '0.0512', '–')
+    """
+    return f"{value:.3f}" if _known(value) and 0.1 <= value < 10 else text(value, 3)
 
 
 def duration(seconds: float) -> str:

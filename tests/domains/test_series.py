@@ -93,6 +93,13 @@ def test_windows_keep_to_their_split(series: Series, store: Store) -> None:
         training.draw(len(training), rng(), rng())
 
 
+def test_horizons_too_long_for_a_split_are_not_asked(store: Store) -> None:
+    wide = Series.create({"look_back": 36, "horizons": [24, 96, 120]}).fit(store)
+    assert [q.name for q in wide.questions(store, "validation")] == ["24", "96"]
+    assert [q.name for q in wide.questions(store, "test")] == ["24", "96", "120"]
+    assert wide.datasets["ili"].ridge.provenance["validation_mse"][2] is None
+
+
 def test_a_batch_agrees_on_its_horizon(series: Series, store: Store) -> None:
     training = series.open(store, "train", train=True)
     batch = collate([series.encode(training.draw(i, rng(i), rng(7))) for i in range(3)])
@@ -250,7 +257,7 @@ def test_state_survives_json_and_pickle(series: Series, store: Store) -> None:
         assert torch.equal(a.targets["value"].baseline, b.targets["value"].baseline)
 
 
-def hourly(tmp: Path, hours: int = 1200, name: str = "plant") -> Store:
+def hourly(tmp: Path, hours: int = 6000, name: str = "plant") -> Store:
     """An hourly series of two variates with a daily course, built from CSV."""
     time = pd.date_range("2020-01-01", periods=hours, freq="h")
     noise = np.random.default_rng(0).standard_normal((hours, 2)).cumsum(0) * 0.05

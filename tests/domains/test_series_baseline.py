@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +46,8 @@ def windows(values: np.ndarray, look_back: int, horizon: int) -> np.ndarray:
     return sliding_window_view(values, look_back + horizon, axis=0).reshape(-1, look_back + horizon)
 
 
-def test_errors(store: Store, known: Fitted, ridge: Ridge, cycle: Cycle | None, look_back: int, horizon: int,
-                ) -> tuple[int, float, float]:
+def scores_on_test(store: Store, known: Fitted, ridge: Ridge, cycle: Cycle | None, look_back: int, horizon: int,
+                   ) -> tuple[int, float, float]:
     """Windows of the test split, and the scaled MSE and MAE of a ridge on all of them."""
     block = store.meta.splits.test[0]
     first = block.start - look_back
@@ -61,22 +60,19 @@ def test_errors(store: Store, known: Fitted, ridge: Ridge, cycle: Cycle | None, 
     return len(cut), float(error.square().double().mean()), float(error.abs().double().mean())
 
 
-test_errors.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_ridge_reproduces_the_figures_of_ili(ili: Store) -> None:
     for horizon, published in zip((24, 36, 48, 60), (2.58, 2.40, 2.36, 2.41)):
         known = fit(ili, config(look_back=36, horizons=[horizon]))
-        _, mse, _ = test_errors(ili, known, known.plain, None, 36, horizon)
+        _, mse, _ = scores_on_test(ili, known, known.plain, None, 36, horizon)
         assert mse == pytest.approx(published, abs=0.006)
 
 
-def test_the_year_is_taken_out_of_ili(ili: Store) -> None:
+def test_one_validation_block_does_not_choose_a_cycle(ili: Store) -> None:
+    """On validation the year lowers the error of ILI by a quarter, on test it raises it: 97 weeks can't tell."""
     known = fit(ili, config(**ILI))
-    assert known.cycle is not None
-    assert known.cycle.name == "year"
-    assert known.cycle.table.shape == (52, 7)
-    assert known.ridge.provenance["cycles_tried"]["year"] < 0.9
+    assert known.cycle is None
+    assert known.ridge.provenance["independent_blocks"] == 1
+    assert known.ridge.strengths == known.plain.strengths
 
 
 def test_ridge_reproduces_the_figures_of_etth1_and_the_day_lowers_them(etth1: Store) -> None:
@@ -86,15 +82,15 @@ def test_ridge_reproduces_the_figures_of_etth1_and_the_day_lowers_them(etth1: St
     published = {96: (2785, 0.383, 0.392), 192: (2689, 0.434, 0.421), 336: (2545, 0.475, 0.441),
                  720: (2161, 0.462, 0.456)}
     for horizon, (count, mse, mae) in published.items():
-        found, plain_mse, plain_mae = test_errors(etth1, known, known.plain, None, 96, horizon)
+        found, plain_mse, plain_mae = scores_on_test(etth1, known, known.plain, None, 96, horizon)
         assert found == count
         assert plain_mse == pytest.approx(mse, abs=0.002)
         assert plain_mae == pytest.approx(mae, abs=0.002)
-        assert test_errors(etth1, known, known.ridge, known.cycle, 96, horizon)[1] < mse - 0.01
+        assert scores_on_test(etth1, known, known.ridge, known.cycle, 96, horizon)[1] < mse - 0.01
 
 
 class Guarded:
-    """A store that fails if anything of its test split is read, and scrambles what it is asked not to show."""
+    """A store that fails if anything of its test split is read."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.meta, self.url = store, store.meta, store.url
@@ -147,7 +143,7 @@ def test_moments_of_missing_cells_average_over_known_pairs() -> None:
                          [(8, 10, ()), (8, 2, (7,)), (5, 7, (0, 3)), (8, 10, range(1, 8))])
 def test_any_sub_block_is_the_ridge_fitted_to_it(look_back: int, horizon: int, missing: Sequence[int]) -> None:
     piece = random_walk(200, 3)
-    ridge = replace(Ridge.fit(moments([piece], 8, (10,)), moments([piece], 8, (10,)), [1e-3]))
+    ridge = Ridge.fit(moments([piece], 8, (10,)), moments([piece], 8, (10,)), [1e-3])
     observed = np.ones(look_back, bool)
     observed[list(missing)] = False
     weights, scale = ridge.solved(observed, horizon)

@@ -276,6 +276,7 @@ KILLED = """
     def wait(written):
         print("ready", flush=True)
         time.sleep(60)
+        return ()
     write_store(*toy(5.0), {place!r}, overwrite=True, accept=wait)
 """
 
@@ -291,10 +292,12 @@ def test_a_killed_build_leaves_what_was_there_and_the_next_one_cleans_up(tmp_pat
         leftover = [p for p in tmp_path.iterdir() if p.name.startswith(".toy.zarr.partial-")]
         assert len(leftover) == 1
         with pytest.raises(InputError, match="expected a finished store"):
-            open_store(leftover[0])
-        write_store(*toy(), tmp_path / "toy.zarr", overwrite=existing)
-        assert leftover[0].exists(), "the folder of a build that still runs is left alone"
-        build.send_signal(signal.SIGKILL)
+            open_store(leftover[0] / "store")
+        try:
+            write_store(*toy(), place, overwrite=existing)
+            assert leftover[0].exists(), "the folder of a build that still runs is left alone"
+        finally:
+            build.send_signal(signal.SIGKILL)
     assert build.returncode == -signal.SIGKILL
     assert leftover[0].exists()
     if before is not None:

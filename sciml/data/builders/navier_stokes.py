@@ -47,7 +47,7 @@ class Options(Section):
     forcing_amplitude: float = Field(default=0.1, ge=0)
     initial_amplitude: float = Field(default=math.sqrt(2 * 7**1.5), gt=0)
     seed: int = Field(default=0, ge=0)
-    block: int = Field(default=16, ge=1)
+    block: int = Field(default=8, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Options:

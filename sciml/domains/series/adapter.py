@@ -153,7 +153,8 @@ class Series:
         """One per horizon that fits the split, named by its steps; windows overlap by look-back and horizon."""
         name = store.meta.dataset
         layout, look_back, result = Layout.of(store), self.config.look_back_of(name), []
-        for horizon in self._known(name, store.url).horizons:
+        fitting = split_windows(layout, split, look_back, self._known(name, store.url).horizons, train=True).horizons
+        for horizon in fitting:
             windows = split_windows(layout, split, look_back, (horizon,))
             result.append(Question(str(horizon), windows, block=look_back + horizon,
                                    options={"dataset": name, "look_back": look_back, "horizon": horizon}))

@@ -26,7 +26,8 @@ class RidgeConfig(Section):
     """The closed-form baseline. strengths: tried on validation, relative to the mean diagonal of the Gram matrix.
 
     cycles: periods whose mean course may be taken out before the ridge and put back after it; kept is the shortest that
-    none improves on by half a percent of the error on validation, none if none does.
+    none improves on by half a percent of the error on validation, none if none does or if validation has fewer than ten
+    independent blocks.
     """
 
     strengths: tuple[float, ...] = Field(default=(1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), min_length=1)

@@ -20,6 +20,7 @@ from sciml.domains.series.windows import VARIABLE, Layout, split_windows
 from sciml.errors import InputError
 
 LEAST_GAIN = 0.005
+LEAST_BLOCKS = 10
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _select(train: Pieces, validation: Pieces, look_back: int, horizons: Sequenc
             clock: Clock, cycles: Sequence[str]) -> tuple[Ridge, Ridge, Cycle | None]:
     """The plain ridge; and the ridge and cycle with the least validation error relative to it, mean over ranges.
 
-    A longer cycle has more to learn: it must lower the error by `LEAST_GAIN` below what the shorter ones reach.
+    A longer cycle has more to learn: it must lower the error by `LEAST_GAIN` below what the shorter ones reach. With
+    fewer than `LEAST_BLOCKS` independent blocks (look-back and shortest horizon) validation can't tell: none is taken.
     """
     def fitted(a: Pieces, b: Pieces) -> Ridge:
         return Ridge.fit(of(a), of(b), config.ridge.strengths)
@@ -159,14 +161,15 @@ def _select(train: Pieces, validation: Pieces, look_back: int, horizons: Sequenc
     best, best_cycle, errors = plain, None, {"none": 1.0}
     reference = plain.provenance["validation_mse"]
     known = [i for i, e in enumerate(reference) if e]
-    for name in cycles if known else ():
+    blocks = sum((len(v) - look_back) // (look_back + horizons[0]) for v in validation.values)
+    for name in cycles if known and blocks >= LEAST_BLOCKS else ():
         cycle = Cycle.fit(name, train.values, train.ticks, clock.step)
         ridge = fitted(train.without(cycle), validation.without(cycle))
         tried = ridge.provenance["validation_mse"]
         errors[name] = float(np.mean([tried[i] / reference[i] for i in known]))
         if errors[name] < (1 - LEAST_GAIN) * min(e for n, e in errors.items() if n != name):
             best, best_cycle = ridge, cycle
-    return plain, best.noted(cycles_tried=errors), best_cycle
+    return plain, best.noted(cycles_tried=errors, independent_blocks=blocks), best_cycle
 
 
 def _season(clock: Clock, cycle: Cycle | None, named: Sequence[str]) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
 from sciml import tokens
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
+from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
 ELEMENTS, MASSES = ("H", "C", "O"), np.array([1.0, 12.0, 16.0])
 LENGTH, DT = 4.0, 0.1
@@ -37,7 +37,8 @@ def make_store(groups: int = 8) -> MemoryStore:
         energy = true_energy(position, element)
         forces, = torch.autograd.grad(-energy, position)
         samples.append(xr.Dataset(
-            {"energy": ((), energy.item(), {"units": "eV"}), "forces": (("atom", "xyz"), forces.numpy(), {"units": "eV/angstrom"}),
+            {"energy": ((), energy.item(), {"units": "eV"}),
+             "forces": (("atom", "xyz"), forces.numpy(), {"units": "eV/angstrom"}),
              "position": (("atom", "xyz"), position.detach().numpy(), {"units": "angstrom"})},
             coords={"element": ("atom", np.array(ELEMENTS)[element])}))
     return memory_store("tiny_atoms", samples, state="position", unit="angstrom", dt=DT)
@@ -76,8 +77,9 @@ class Atoms(Tiny):
         axis = tokens.identity("atom", torch.as_tensor(element), "element", unit="angstrom",
                                coord=tensor(sample["position"].values / LENGTH),
                                segment=torch.zeros(len(element), dtype=torch.long))
-        return TokenBatch(self.name, self.dataset, tensor(np.log(MASSES[element]) / 3)[None, :, None], (CHANNEL,), (axis,),
-                          targets=targets, sources=(sample.attrs["source"],))
+        mass = tensor(np.log(MASSES[element]) / 3)[None, :, None]
+        return TokenBatch(self.name, self.dataset, mass, (CHANNEL,), (axis,), targets=targets,
+                          sources=(sample.attrs["source"],))
 
     def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
         """F = −∂E/∂r in eV/Å, in units of its residual scale."""

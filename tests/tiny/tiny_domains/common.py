@@ -104,7 +104,7 @@ class Tiny:
         return [Question("direct", self.open(store, split))]  # type: ignore[arg-type]
 
     def metrics(self) -> tuple[Metric, ...]:
-        return (Metric("rmse", "mixed", "root mean square over all that is known of a sample, mean over samples", null=1.0),)
+        return (Metric("rmse", "mixed", "root mean square over what is known of a sample, then mean", null=1.0),)
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
         def squares(name: str) -> np.ndarray:

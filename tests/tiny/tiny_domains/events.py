@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
 from sciml import tokens
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
+from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
 UNITS = ("a", "b", "c", "d")
 CHANNEL, UNIT, WAIT, SEED = "tiny_events/wait", "unit", "wait", 17
@@ -102,8 +102,9 @@ class Events(Tiny):
 
     def observe(self, state: State) -> xr.Dataset:
         axis = state.batch.axes[0]
+        wait = state.batch.values[:, -1, 0].detach().expm1().double().numpy()
         return xr.Dataset({"unit": (("sample",), axis.ids[:, -1].double().numpy()),
-                           "wait": (("sample",), state.batch.values[:, -1, 0].detach().expm1().double().numpy(), {"units": "s"})},
+                           "wait": (("sample",), wait, {"units": "s"})},
                           coords={"time": ((), state.elapsed, {"units": "s"})})
 
 

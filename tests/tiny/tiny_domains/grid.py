@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tiny_domains.common import Arrays, Listed, MemoryStore, Tiny, memory_store, tensor
 
 from sciml import tokens
 from sciml.adapter import Question
 from sciml.tokens import Conditions, HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
+from tiny_domains.common import Arrays, Listed, MemoryStore, Tiny, memory_store, tensor
 
 DT, PERIOD = 0.25, 2.0
 CHANNEL, HEAD = "tiny_grid/height", "state"
@@ -32,7 +32,8 @@ def make_store(shape: tuple[int, int] = (10, 8), groups: int = 6, frames: int = 
             height += rng.normal() * np.cos(np.pi * (kx * x[:, None] + ky * y) + phase)
         samples.append(xr.Dataset(
             {"height": (("time", "x", "y"), 20 + 3 * height, {"units": "m"})},
-            coords={"time": ("time", time, {"units": "s"}), "x": ("x", x, {"units": "m"}), "y": ("y", y, {"units": "m"})}))
+            coords={"time": ("time", time, {"units": "s"}), "x": ("x", x, {"units": "m"}),
+                    "y": ("y", y, {"units": "m"})}))
     return memory_store("tiny_grid", samples, state="height", unit="m", dt=DT)
 
 
@@ -49,8 +50,8 @@ class Grid(Tiny):
             "change": np.array(change)}))
 
     def spec(self) -> TokenSpec:
-        return TokenSpec(self.name, (CHANNEL,), {HEAD: HeadSpec("lattice", (CHANNEL,))}, vector_conditions=("lead_time",),
-                         patch=2, units={CHANNEL: "m"})
+        return TokenSpec(self.name, (CHANNEL,), {HEAD: HeadSpec("lattice", (CHANNEL,))}, patch=2,
+                         vector_conditions=("lead_time",), units={CHANNEL: "m"})
 
     def open(self, store: MemoryStore, split: str, *, train: bool = False) -> Listed:
         return Listed([s.isel(time=[t, t + lead]) for s in store.of(split) for lead in (1, 2)
@@ -89,10 +90,12 @@ class Grid(Tiny):
                        elapsed=state.elapsed + lead)
 
     def observe(self, state: State) -> xr.Dataset:
-        return self.decode(state.batch, {HEAD: state.batch.values}).assign_coords(time=((), state.elapsed, {"units": "s"}))
+        now = self.decode(state.batch, {HEAD: state.batch.values})
+        return now.assign_coords(time=((), state.elapsed, {"units": "s"}))
 
     def questions(self, store: MemoryStore, split: str) -> list[Question]:
-        return [Question("direct", self.open(store, split)), Question("rollout_3", Listed(store.of(split)), steps=3)]
+        stretches = Listed([s.isel(time=slice(0, 4)) for s in store.of(split)])
+        return [Question("direct", self.open(store, split)), Question("rollout_3", stretches, steps=3)]
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
         error = (prediction["height"] - truth["height"]) ** 2

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tiny_domains.common import Arrays, Listed, MemoryStore, Tiny, memory_store, tensor
 
 from sciml import tokens
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
+from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
 LOOK_BACK, HORIZON, DT = 12, 6, 1.0
 VARIATES = ("load", "wind", "sun")
@@ -91,7 +91,8 @@ class Panel(Tiny):
                        elapsed=elapsed)
 
     def observe(self, state: State) -> xr.Dataset:
-        past = state.batch.values[:, :, :LOOK_BACK, 0].masked_fill(~state.batch.observed[:, :, :LOOK_BACK, 0], torch.nan)
+        known = state.batch.observed[:, :, :LOOK_BACK, 0]
+        past = state.batch.values[:, :, :LOOK_BACK, 0].masked_fill(~known, torch.nan)
         cells = past[:, :, -HORIZON:] if state.step else past
         last = state.elapsed + LOOK_BACK * DT
         times = last + (np.arange(cells.shape[2]) - cells.shape[2]) * DT

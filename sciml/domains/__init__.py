@@ -1,0 +1,1 @@
+"""The domains: one package each, independent of one another and of the operator."""

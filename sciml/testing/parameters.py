@@ -1,0 +1,52 @@
+"""Which weights of an operator a domain can use: the others are listed, and exempt from the gradient check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from sciml.mixers.contract import Mixer
+from sciml.operator.operator import Operator
+from sciml.tokens import TokenBatch, TokenSpec
+
+
+def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch]) -> dict[str, str]:
+    """Parameter name → why these batches of a domain cannot use it."""
+    reasons = {}
+    idle = dict(_idle_mixers(operator, batches))
+    gaps = any(b.observed is not None and not bool(b.observed.all()) for b in batches)
+    for name, _ in operator.named_parameters():
+        mixer = next((prefix for prefix in idle if name.startswith(prefix)), None)
+        if name.startswith("ports.") and not name.startswith(f"ports.{spec.domain}."):
+            reasons[name] = "belongs to another domain"
+        elif name.startswith("levels.") and ".context." in name and spec.context is None:
+            reasons[name] = "the domain has no context"
+        elif mixer is not None:
+            reasons[name] = idle[mixer]
+        elif ".stem.missing." in name and not gaps:
+            reasons[name] = "nothing is missing in these samples"
+        elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
+            reasons[name] = "no attention has that number of heads"
+    return reasons
+
+
+def _idle_mixers(operator: Operator, batches: Sequence[TokenBatch]) -> Iterator[tuple[str, str]]:
+    """State-dict prefixes of the mixers that admit no axis of these lattices at the finest level."""
+    for name, module in operator.named_modules():
+        if isinstance(module, Mixer) and not any(module.admits(axis) for batch in batches for axis in batch.axes):
+            yield f"{name}.", f"{type(module).__name__} admits none of the domain's axes"
+
+
+def _heads(operator: Operator) -> set[int]:
+    return {module.heads for module in operator.modules() if isinstance(module, Mixer)}
+
+
+def stir(operator: nn.Module, seed: int = 0, size: float = 0.05) -> None:
+    """Move every weight a little, so that those that begin at zero don't hide others from the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in operator.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.add_(noise.to(parameter), alpha=size)
