@@ -35,14 +35,15 @@ def _table(results: Results) -> str:
     versions = ", ".join(f"{name} {results.versions[name]}" for name in ("torch", "neuraloperator")
                          if name in results.versions)
     seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "1 seed"
-    head = (f"`sciml bench {results.name}`, {results.date[:10]}, {results.machine.get('processor', 'unknown processor')}, "
-            f"{results.machine.get('cores', '?')} logical cores, {versions}, {seeds}; lower is better but for fractions.")
+    machine = f"{results.machine.get('processor', 'unknown')}, {results.machine.get('cores', '?')} logical cores"
+    head = f"`sciml bench {results.name}`, {results.date[:10]}, {machine}, {versions}, {seeds}:"
     lines = ["| metric | unit | sciml | peer | of | sciml / peer |", "|---|---|---|---|---|---|"]
     return "\n".join([head, "", *lines, *map(_line, rows)])
 
 
 def _line(row: Row) -> str:
-    cells = [f"`{row.metric}`", row.unit, number(row.ours), number(row.peer), row.peer_name or "–", number(row.ratio, 3)]
+    figures = number(row.ours), number(row.peer), row.peer_name or "–", number(row.ratio, 3)
+    cells = [f"`{row.metric}`", row.unit, *figures]
     return f"| {' | '.join(cells)} |"
 
 
@@ -74,7 +75,8 @@ def main(check: bool, readme: Path, results: Path) -> None:
     if new == old:
         return
     if check:
-        click.echo(f"{readme}: the measured figures are not those of {results}. Fix: python benchmarks/tables.py", err=True)
+        click.echo(f"{readme}: the measured figures are not those of {results}. Fix: python benchmarks/tables.py",
+                   err=True)
         sys.exit(1)
     readme.write_text(new, encoding="utf-8")
     click.echo(readme)

@@ -33,7 +33,7 @@ class Predictor:
         return self.adapters[domain]
 
     def forward(self, batch: TokenBatch, cache: Cache | None = None) -> Outputs:
-        """Heads, derived ones (forces) included; keeps no gradient with respect to weights. An empty cache is started."""
+        """Heads, derived ones (forces) included; keeps no gradient of the weights. An empty cache is started."""
         adapter = self.adapter(batch.domain)
         if cache is not None and not cache:
             cache = self.operator.empty_cache()

@@ -58,6 +58,9 @@ def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
     if "valid_time" in observed.coords:
         observed = observed.assign_coords(time=observed["valid_time"].isel(sample=0, drop=True))
         return observed.drop_vars(["valid_time", "source"], errors="ignore")
+    own = [name for name, c in observed.coords.items() if name in sample.coords and name != "time"
+           and c.sizes == sample[name].sizes]
+    observed = observed.assign_coords({name: sample[name] for name in own})
     elapsed = observed["time"]
     start = float(sample["time"].values.reshape(-1)[0]) if "time" in sample.coords else 0.0
     observed = observed.assign_coords(time=((), float(elapsed) + start, elapsed.attrs))

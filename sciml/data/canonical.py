@@ -96,7 +96,7 @@ def _unit(spec: SourceSpec, name: str, given: str | None, found: str | None, mem
             if not unit:
                 raise InputError(spec.name, key=name, found=f"{members.count('')} members without a unit",
                                  expected="a unit for each, 1 if it has none",
-                                 fix="state them in options of the source file")
+                                 fix=f"in the source file: options: {{units: {{MEMBER: UNIT}}}} ({name})")
             units.parse(unit, where=spec.name, key=name)
         return members[0] if len(set(members)) == 1 else units.MIXED
     if given is None and not found:

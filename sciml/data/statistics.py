@@ -83,6 +83,9 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
     `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
     ``variable`` or ``variable/member``. Raises `InputError` if a variable or member has no finite training value.
     """
+    if not train:
+        raise InputError("training split", key="splits.train", found="no block", expected="at least one",
+                         fix="give it a share in the source file")
     spatial = any(axis.kind == "space" for axis in axes.values())
     moments: dict[str, Moments] = {}
     tendency: dict[str, Tendency] = {}
@@ -92,14 +95,17 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
         member_dim = next((d for d in variable.dims if axes[d].kind == "set"), None)
         members = None if member_dim is None else [str(m) for m in dataset[member_dim].values]
         axis = None if member_dim is None else 1 + variable.dims.index(member_dim)
-        leads = _leads(array.shape[1]) if evolves and spatial and variable.role == "state" else ()
+        longest = max(block.stop - block.start for block in train)
+        leads = _leads(longest) if evolves and spatial and variable.role == "state" else ()
         regions = _regions(array, runs(train, evolves))
         parts = _map(_region_partials, [(array, region, evolves, axis, leads) for region in regions])
+        changes = [combine_all(part[1][i] for part in parts) for i in range(len(leads))]
         for key, index in _keys(name, members):
-            moments[key] = _moments(key, combine_all(p[0] for p in parts), index)
-            stds = [_std(combine_all(p[1][i] for p in parts), index) for i in range(len(leads))]
-            if leads:
-                tendency[key] = Tendency(lead=leads, std=tuple(stds))
+            moments[key] = _moments(key, combine_all(part[0] for part in parts), index)
+            seen = [(lead, _std(change, index)) for lead, change in zip(leads, changes, strict=True)
+                    if change.count[index]]
+            if seen:
+                tendency[key] = Tendency(lead=tuple(lead for lead, _ in seen), std=tuple(std for _, std in seen))
         if progress is not None:
             progress(done + 1, len(variables))
     return moments, tendency
@@ -188,7 +194,7 @@ def _region_partials(source: _Lazy, region: tuple[int, int, int, int], evolves: 
 
 def pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
     """Cut a shape into pieces of at most 4 MiB, along the leading axes first."""
-    steps = list(shape)
+    steps = [max(n, 1) for n in shape]
     for axis in range(len(steps)):
         size = math.prod(steps) * item
         if size <= PIECE_BYTES:

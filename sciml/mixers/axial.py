@@ -42,12 +42,13 @@ class Axial(Mixer):
                memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
         axis = geometry.axes[index]
         table = geometry.rotary((index,), self.projections.head_width)
-        bias = axis_bias(geometry, index, q.shape)
+        bias = axis_bias(geometry, index, q.shape, past=memory is not None and bool(memory.get(index)))
         rows = [axis_rows(t, index) for t in (q, k, v)]  # (B * others, H, n, D)
         if table is not None:
             table = (spread(table[0], q.shape, index), spread(table[1], q.shape, index))
         query, key, value = rotate(rows[0], table), rotate(rows[1], table), rows[2]
         if memory is not None and axis.causal:
+            geometry.check_alone(index)
             if index in memory:
                 key, value = torch.cat([memory[index][0], key], 2), torch.cat([memory[index][1], value], 2)
             memory[index] = (key, value)
@@ -70,6 +71,8 @@ class Axial(Mixer):
                     bias = bias + weight[min(b, weight.shape[0] - 1)]
                 if mask is not None:
                     bias = bias.masked_fill(~mask, -torch.inf)
+                if geometry.pair_bias is not None and geometry.packed_axis == index:
+                    bias = bias + geometry.pair_bias(self.heads)[0]
                 y = attend_plain(rotate(one, own), rotate(two, own), three, bias=bias, causal=axis.causal)  # type: ignore[arg-type]
                 rows.append(y.reshape(lines[0].shape[1:]))
             y = torch.stack(rows).movedim(-2, index + 1).flatten(-2)
@@ -95,8 +98,13 @@ def spread(table: Tensor, shape: torch.Size, index: int) -> Tensor:
     return table.repeat_interleave(shape[1:-2].numel() // shape[index + 1], dim=0)
 
 
-def axis_bias(geometry: Geometry, index: int, shape: torch.Size) -> Tensor | None:
-    """Additive term of one axis's logits for rows ``(B * others, 1, 1 or n, n)``, or None."""
+def axis_bias(geometry: Geometry, index: int, shape: torch.Size, *, past: bool = False) -> Tensor | None:
+    """Additive term of one axis's logits for rows ``(B * others, 1, 1 or n, n)``, or None.
+
+    past: there are keys from before, of the same sample and with equal weights.
+    """
+    if past:
+        return None
     weight = geometry.key_bias((index,))
     bias = None if weight is None else spread(weight[:, None, None, :], shape, index)
     mask = geometry.segment_mask(index)

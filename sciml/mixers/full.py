@@ -30,6 +30,7 @@ class Full(Mixer):
         causal = _causal(geometry)
         q, k, v = self._heads(x, geometry)
         if state is not None:
+            geometry.check_alone(0)
             k, v = (k, v) if state == () else (torch.cat([state[0], k], 2), torch.cat([state[1], v], 2))
             state = (k, v)
         y = attend(q, k, v, bias=_bias(geometry, self.heads, k.shape[2]), causal=causal,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from sciml.errors import InputError
 from sciml.tokens import Axis
 
 NUM_ROLES = 5
@@ -85,6 +86,13 @@ class Geometry:
         if segment is None:
             return None
         return self.once(("segment", index), lambda: segment[0, :, None] == segment[0, None, :])
+
+    def check_alone(self, index: int) -> None:
+        """Raises `InputError` if the axis packs several samples: a memory of keys is that of one."""
+        segment = self.axes[index].segment
+        if segment is not None and bool((segment != segment[:, :1]).any()):
+            raise InputError("mixer", key=self.axes[index].name, found=f"{int(segment.max()) + 1} packed samples",
+                             expected="one sample where a cache is kept", fix="roll out packed samples one at a time")
 
     def rotary(self, indices: tuple[int, ...], head_width: int) -> tuple[Tensor, Tensor] | None:
         """cos and sin, each ``(B or 1, 1, N, head_width / 2)``, of the flattened axes; None without coordinates.

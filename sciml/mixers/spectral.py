@@ -38,8 +38,8 @@ class Spectral(Mixer):
             size = rows.shape[-1]
             if geometry.axes[index].period is None:
                 rows = torch.cat([rows, rows.flip(-1)], -1)
-            y = self.convolution(rows.contiguous())[..., :size].reshape(line.shape).movedim(-1, index + 1)
-            total = total + self.gain(y, geometry.role(index))
+            y = self.convolution(rows.float().contiguous())[..., :size].to(x.dtype)  # its weights are complex64
+            total = total + self.gain(y.reshape(line.shape).movedim(-1, index + 1), geometry.role(index))
         return total / max(len(axes), 1), state
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:

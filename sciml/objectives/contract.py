@@ -13,7 +13,7 @@ from sciml.tokens import Outputs, TokenBatch
 
 
 class Objective(Protocol):
-    """``objective(outputs, batch) → (S,)``: a loss per segment, 0 at the truth; no mean that depends on how a batch is cut."""
+    """``objective(outputs, batch) → (S,)``: one loss per segment, 0 at the truth, however a batch is cut."""
 
     def __call__(self, outputs: Outputs, batch: TokenBatch) -> Tensor: ...
 

@@ -142,8 +142,8 @@ def check_encoding(subject: Subject) -> None:
     """A batch of one, finite, that names only what spec() does."""
     spec = subject.spec
     for sample in subject.samples:
-        batch, where = subject.adapter.encode(sample), f"{sample.attrs.get('source', 'a sample')}: "
-        subject.hold(batch.num_segments == 1 and len(batch.sources) == 1, where + "encode gives not one sample and source",
+        batch, where = subject.adapter.encode(sample), f"{sample.attrs.get('source', '?')}: "
+        subject.hold(batch.num_segments == 1 and len(batch.sources) == 1, where + "not one sample with its source",
                      "return a batch of one, sources=(sample.attrs['source'],)")
         for path, tensor in _floats(batch):
             subject.hold(bool(torch.isfinite(tensor).all()), f"{where}{path} is not finite",
@@ -326,7 +326,7 @@ def check_baseline(subject: Subject) -> None:
         subject.hold(rows, "questions() asks nothing of the validation split", "ask at least one, with metrics()")
         for row in rows:
             subject.hold(np.isfinite(row.value) and np.isclose(row.value, row.baseline, rtol=1e-5, atol=1e-9),
-                         f"{row.question}/{row.metric} of silent heads is {row.value:g}, of the baseline {row.baseline:g}",
+                         f"{row.question}/{row.metric} is {row.value:g} of silent heads, {row.baseline:g} of the baseline",
                          "decode what target.baseline says; keep no second path to the baseline")
 
 
@@ -343,7 +343,8 @@ def check_restore(subject: Subject) -> None:
 
 def check_checkpoint(subject: Subject) -> None:
     """A saved checkpoint loads, by the domain's name alone, to equal outputs."""
-    subject.hold(subject.name in registry.names("sciml.domains"), "it is not registered: no checkpoint of it can be loaded",
+    known = registry.names("sciml.domains")
+    subject.hold(subject.name in known, f"it is not registered ({', '.join(known)} are): no checkpoint can be loaded",
                  f'install its package with [project.entry-points."sciml.domains"] {subject.name} = "package:PLUGIN"')
     with tempfile.TemporaryDirectory() as folder:
         loaded = checkpoint.load(checkpoint.save(Path(folder) / "checkpoint", subject.predictor))

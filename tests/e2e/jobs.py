@@ -2,7 +2,8 @@
 
 Lines of JSON on stdin, one per job; a line with the child's exit status (negative: the signal) on stdout. A job:
 ``do`` (train or rollout), its arguments, and ``kill`` = [function, n]: SIGKILL as that function is called the n-th time.
-``order``: a file that gets a line [step, micro-step in it, sources] per micro-batch.
+``order``: a file that gets a line [step, micro-step in it, data set, sources] per micro-batch. ``ranks``: that many
+children under DDP, each with a file ``<order>-<rank>``; the status is the first one's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -52,7 +54,7 @@ def record_order(path: Path) -> None:
         def listened() -> Any:
             for micro, batch in enumerate(batches):
                 with open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps([run.step, micro, batch.sources]) + "\n")
+                    file.write(json.dumps([run.step, micro, batch.dataset, batch.sources]) + "\n")
                 yield batch
         return original(run, operator, listened())
 
@@ -71,19 +73,37 @@ def do(job: dict[str, Any]) -> None:
                                 job["out"], steps=job["steps"], save_every=job["save_every"])
 
 
+def fork(job: dict[str, Any], rank: int, ranks: int, port: int) -> int:
+    """The process id of a child that does the job as one of several ranks."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if ranks > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1",
+                              MASTER_PORT=str(port))
+            job["order"] = f"{job['order']}-{rank}"
+        do(job)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def main() -> None:
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                do(json.loads(line))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        job = json.loads(line)
+        ranks, port = job.get("ranks", 1), free_port()
+        children = [fork(job, rank, ranks, port) for rank in range(ranks)]
+        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children][0], flush=True)
 
 
 if __name__ == "__main__":

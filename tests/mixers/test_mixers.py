@@ -1,0 +1,303 @@
+"""Every mixer against its reference, its derivatives, its memory, and the laws of quadrature and position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sciml import registry
+from sciml.errors import InputError
+from sciml.mixers.attend import attend, attend_plain
+from sciml.mixers.contract import Mixer
+from sciml.mixers.geometry import Geometry
+from sciml.tokens import Axis, space
+
+NAMES = registry.names("sciml.mixers")
+ATTENTION = ("axial", "full")
+WIDTH, HEADS = 16, 2
+FLASH = "aten._scaled_dot_product_flash_attention_for_cpu"
+
+# neuraloperator's SpectralConv computes in complex64 whatever it is given: single precision is all there is to compare.
+TOLERANCE = {"spectral": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make(name: str, seed: int = 0) -> Mixer:
+    torch.manual_seed(seed)
+    return registry.find("sciml.mixers", name)(WIDTH, HEADS).double()
+
+
+def assert_close(name: str, one: Tensor, two: Tensor) -> None:
+    torch.testing.assert_close(one, two, rtol=TOLERANCE.get(name, 1e-9), atol=TOLERANCE.get(name, 1e-9))
+
+
+@st.composite
+def lattices(draw: st.DrawFn) -> tuple[Tensor, Geometry]:
+    """x ``(B, *lattice, C)`` and axes of every kind: periods, uneven or no weights, padding, own coordinates, segments."""
+    rank, batch = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    axes = []
+    for i in range(rank):
+        n, kind = draw(st.integers(1, 6)), draw(st.sampled_from(["space", "time", "set"]))
+        width = {"space": 1, "time": 1, "set": draw(st.sampled_from([0, 1, 3]))}[kind]
+        own = batch if draw(st.booleans()) else 1
+        coord = torch.rand(own, n, width, generator=generator).cumsum(1)
+        period = torch.full((1,), 7.0) if kind == "space" and draw(st.booleans()) else None
+        measure = None
+        if draw(st.booleans()):
+            measure = 0.2 + torch.rand(own, n, generator=generator)
+            if n > 1 and draw(st.booleans()):
+                measure[:, -1] = 0.0
+        axes.append(Axis(f"axis{i}", kind, coord, period=period, measure=measure))
+    if batch == 1 and draw(st.booleans()):
+        packed = draw(st.integers(0, rank - 1))
+        n = axes[packed].size
+        segment = torch.sort(torch.randint(0, 3, (1, n), generator=generator)).values
+        # every sample keeps a weight of its own, as it does in a batch: padding is never packed
+        axes[packed] = replace(axes[packed], kind="set", period=None, segment=segment, measure=None)
+    x = torch.randn(batch, *(a.size for a in axes), WIDTH, generator=generator)
+    return x, Geometry(tuple(axes))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(lattice=lattices())
+def test_equals_its_reference_and_its_gradients_do(name: str, lattice: tuple[Tensor, Geometry]) -> None:
+    mixer, (x, geometry) = make(name), lattice
+    both = []
+    for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry)):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        slopes = torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()], allow_unused=True,
+                                     materialize_grads=True) if y.requires_grad else ()
+        both.append((y.detach(), *slopes))
+    assert both[0][0].shape == x.shape
+    for fast, slow in zip(*both, strict=True):
+        assert_close(name, fast, slow)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("periodic", [True, False])
+def test_second_derivatives_equal_the_references(name: str, periodic: bool) -> None:
+    mixer = make(name)
+    axes = (space("x", torch.arange(5) / 5, period=1.0 if periodic else None), space("y", torch.arange(4) / 4.0))
+    both = []
+    for run in (lambda t: mixer(t, Geometry(axes, second_order=True))[0],
+                lambda t: mixer.reference(t, Geometry(axes, second_order=True))):
+        x = torch.randn(2, 5, 4, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        first, = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
+        both.append(torch.autograd.grad(first.square().sum(), [x, *mixer.parameters()]))
+    for fast, slow in zip(*both, strict=True):
+        scale = slow.abs().max()
+        assert_close(name, fast / scale, slow / scale)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in TOLERANCE])
+def test_derivatives_equal_differences(name: str) -> None:
+    mixer = registry.find("sciml.mixers", name)(4, 1).double()
+    axes = (space("x", torch.arange(3) / 3, period=1.0), space("y", torch.arange(2.0)))
+    x = torch.randn(1, 3, 2, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: mixer(t, Geometry(axes))[0], x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda t: mixer(t, Geometry(axes, second_order=True))[0], x, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_does_not_depend_on_rank(name: str) -> None:
+    mixer = make(name)
+    for rank in (1, 2, 3):
+        axes = tuple(space(n, torch.arange(4) / 4, period=1.0) for n in "xyz"[:rank])
+        assert mixer(torch.randn(1, *[4] * rank, WIDTH), Geometry(axes))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_cells_of_measure_zero_are_not_seen(name: str) -> None:
+    mixer = make(name)
+    axes = (space("x", torch.tensor([0.0, 0.2, 0.5, 0.9])), space("y", torch.arange(3.0)))
+    x = torch.randn(1, 4, 3, WIDTH)
+    alone = mixer(x, Geometry(axes))[0]
+    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, 2, 1)], 1),
+                     measure=torch.cat([axes[0].weights(), torch.zeros(1, 2)], 1))
+    padded = mixer(torch.cat([x, torch.randn(1, 2, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0]
+    torch.testing.assert_close(padded[:, :4], alone)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(name: str) -> None:
+    mixer = make(name)
+    coord = torch.tensor([0.0, 0.3, 0.7, 0.9])
+    axis = Axis("x", "space", coord[None, :, None], measure=torch.tensor([[0.2, 0.4, 0.1, 0.3]]))
+    x = torch.randn(2, 4, WIDTH)
+    cut = torch.tensor([0, 1, 1, 2, 3])
+    finer = replace(axis, coord=axis.coord[:, cut], measure=torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.3]]))
+    torch.testing.assert_close(mixer(x[:, cut], Geometry((finer,)))[0], mixer(x, Geometry((axis,)))[0][:, cut])
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("width", [1, 3])
+def test_only_relative_coordinates_matter(name: str, width: int) -> None:
+    mixer = make(name)
+    axis = Axis("points", "set", torch.rand(2, 5, width))
+    x, away = torch.randn(2, 5, WIDTH), torch.randn(1, 1, width)
+    here = mixer(x, Geometry((axis,)))[0]
+    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + away),)))[0], here)
+    nearer = mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0]
+    assert not torch.allclose(nearer, here), "positions must matter at all"
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_whole_period_is_no_distance(name: str) -> None:
+    mixer = make(name)
+    axis = space("x", torch.arange(6) / 6 * 2, period=2.0)
+    wrapped = replace(axis, coord=axis.coord + 2.0 * torch.tensor([0, 1, 0, -1, 2, 0.0])[None, :, None])
+    x = torch.randn(1, 6, WIDTH)
+    torch.testing.assert_close(mixer(x, Geometry((wrapped,)))[0], mixer(x, Geometry((axis,)))[0])
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_packed_samples_do_not_see_each_other(name: str) -> None:
+    mixer = make(name)
+    segment = torch.tensor([[0, 0, 0, 1, 1]])
+    axis = Axis("atoms", "set", torch.rand(1, 5, 3), segment=segment)
+    x = torch.randn(1, 5, WIDTH)
+    together = mixer(x, Geometry((axis,)))[0]
+    for part in (slice(0, 3), slice(3, 5)):
+        own = replace(axis, coord=axis.coord[:, part], segment=segment[:, part] * 0)
+        torch.testing.assert_close(together[:, part], mixer(x[:, part], Geometry((own,)))[0])
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_pair_bias_replaces_the_rotary_and_is_differentiated(name: str) -> None:
+    mixer = make(name)
+    axis = Axis("atoms", "set", torch.rand(1, 5, 3), segment=torch.tensor([[0, 0, 0, 1, 1]]))
+    bias = torch.randn(1, HEADS, 5, 5).requires_grad_()
+    x = torch.randn(1, 5, WIDTH)
+    y = mixer(x, Geometry((axis,), pair_bias=lambda heads: bias))[0]
+    torch.testing.assert_close(y, mixer.reference(x, Geometry((axis,), pair_bias=lambda heads: bias)))
+    slope, = torch.autograd.grad(y.square().sum(), bias)
+    assert (slope[0, :, :3, :3] != 0).any()
+    assert (slope[0, :, :3, 3:] == 0).all()
+    moved = replace(axis, coord=axis.coord * 2)
+    torch.testing.assert_close(mixer(x, Geometry((moved,), pair_bias=lambda heads: bias))[0], y)
+
+
+def causal_lattice(name: str, packed: bool) -> tuple[Tensor, tuple[Axis, ...], int]:
+    """x, axes and which of them is causal: events alone, or (variate, causal time) for mixers that take several axes."""
+    coord = torch.rand(1, 7, 1).cumsum(1)
+    events = Axis("event", "set", coord, causal=True, segment=torch.zeros(1, 7, dtype=torch.long) if packed else None)
+    if packed or name == "full":
+        return torch.randn(1, 7, WIDTH), (events,), 0
+    return torch.randn(2, 3, 7, WIDTH), (Axis("variate", "set", torch.zeros(1, 3, 0)),
+                                         Axis("time", "time", coord, causal=True)), 1
+
+
+CAUSAL = [("full", True), ("full", False), ("axial", True), ("axial", False), ("local", False)]
+
+
+@pytest.mark.parametrize(("name", "packed"), CAUSAL)
+def test_the_future_has_no_influence(name: str, packed: bool) -> None:
+    mixer = make(name)
+    x, axes, index = causal_lattice(name, packed)
+    x.requires_grad_()
+    y = mixer(x, Geometry(axes))[0].movedim(1 + index, 0)
+    for t in range(len(y)):
+        slope, = torch.autograd.grad(y[t].square().sum(), x, retain_graph=True)
+        by_time = slope.movedim(1 + index, 0).flatten(1).abs().amax(1)
+        assert (by_time[t + 1:] == 0).all()
+        assert by_time[t] > 0
+
+
+@pytest.mark.parametrize(("name", "packed"), CAUSAL)
+@pytest.mark.parametrize("chunks", [(1,) * 7, (3, 1, 2, 1), (4, 3)])
+def test_steps_with_memory_equal_the_training_form(name: str, packed: bool, chunks: tuple[int, ...]) -> None:
+    mixer = make(name)
+    x, axes, index = causal_lattice(name, packed)
+    whole, state, start, parts = mixer(x, Geometry(axes))[0], (), 0, []
+    for size in chunks:
+        own = [*axes]
+        axis, part = axes[index], slice(start, start + size)
+        own[index] = replace(axis, coord=axis.coord[:, part],
+                             segment=None if axis.segment is None else axis.segment[:, part])
+        y, state = mixer(x.narrow(1 + index, start, size), Geometry(tuple(own)), state)
+        parts.append(y)
+        start += size
+    torch.testing.assert_close(torch.cat(parts, 1 + index), whole)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_memory_of_several_packed_samples_is_refused(name: str) -> None:
+    axis = Axis("event", "set", torch.rand(1, 4, 1), causal=True, segment=torch.tensor([[0, 0, 1, 1]]))
+    with pytest.raises(InputError, match="2 packed samples"):
+        make(name)(torch.randn(1, 4, WIDTH), Geometry((axis,)), ())
+
+
+def test_full_refuses_a_causal_axis_among_others() -> None:
+    axes = (Axis("variate", "set", torch.zeros(1, 3, 0)), Axis("time", "time", torch.rand(1, 4, 1), causal=True))
+    with pytest.raises(InputError, match="a causal axis among 2"):
+        make("full")(torch.randn(1, 3, 4, WIDTH), Geometry(axes))
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operations that were run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("kind", ["even", "uneven", "packed", "causal", "memory"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fused_kernel_is_taken_wherever_it_is_correct(name: str, kind: str, dtype: torch.dtype) -> None:
+    """5-D inputs, odd strides or a bias that wants a gradient fall to the slow path without a word: not here."""
+    torch.set_default_dtype(dtype)
+    mixer, state = make(name).to(dtype), None
+    x, axes = torch.randn(2, 6, 4, WIDTH), (space("x", torch.arange(6) / 6, period=1.0), space("y", torch.arange(4.0)))
+    if kind == "uneven":
+        axes = (space("x", torch.arange(6) ** 2 / 6.0), axes[1])
+    if kind in ("packed", "causal", "memory"):
+        x = torch.randn(1, 6, WIDTH)
+        segment = torch.tensor([[0, 0, 1, 1, 1, 1]]) if kind == "packed" else None
+        axes = (Axis("event", "set", torch.rand(1, 6, 1), causal=kind != "packed", segment=segment),)  # type: ignore[assignment]
+    if kind == "memory":
+        _, state = mixer(x, Geometry(axes), ())
+    with Ops() as ops:
+        y, _ = mixer(x.requires_grad_(), Geometry(axes), state)
+        y.sum().backward()
+    assert FLASH in ops.names
+    assert not any("scaled_dot_product" in n and "flash" not in n for n in ops.names)
+    assert f"{FLASH}_backward" in ops.names
+    with Ops() as plain:
+        mixer(x, Geometry(axes, second_order=True), state)
+    assert not any("scaled_dot_product" in n for n in plain.names), "the fused kernel has no second derivative"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(4, 4), (1, 5), (2, 5)])
+def test_attend_is_the_formula(causal: bool, with_bias: bool, n: int, m: int) -> None:
+    q, k, v = torch.randn(2, 3, n, 4), torch.randn(2, 3, m, 4), torch.randn(2, 3, m, 4)
+    bias = torch.randn(2, 1, n, m) if with_bias else None
+    expected = torch.empty(2, 3, n, 4)
+    for i in range(n):
+        seen = i + m - n + 1 if causal else m
+        logits = (q[:, :, i, None] * k[:, :, :seen]).sum(-1) / 2 + (0 if bias is None else bias[:, :, i, :seen])
+        expected[:, :, i] = (logits.softmax(-1)[..., None] * v[:, :, :seen]).sum(2)
+    torch.testing.assert_close(attend(q, k, v, bias=bias, causal=causal), expected)
+    torch.testing.assert_close(attend_plain(q, k, v, bias=bias, causal=causal), expected)
