@@ -6,7 +6,7 @@ output lives (identity, log-rate, logit) in normalised units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -108,8 +108,10 @@ class DomainAdapter(Protocol):
         """The split's samples; `train`: with the domain's augmentation and random leads or horizons."""
         ...
 
-    def starts(self, store: Store, split: SplitName) -> list[Sample]:
-        """One sample per block of the split to start a rollout from, with whatever the store knows of its future."""
+    def starts(self, store: Store, split: SplitName) -> Sequence[Sample]:
+        """One sample per block of the split to start a rollout from, with whatever the store knows of its future.
+
+        They may be read as they are asked for."""
         ...
 
     def encode(self, sample: Sample) -> TokenBatch:

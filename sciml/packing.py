@@ -130,8 +130,10 @@ def _conditions(batches: Sequence[TokenBatch], dim: int) -> Conditions:
 
 
 def _target(targets: Sequence[Target], join: Callable[[list[Tensor]], Tensor]) -> Target:
+    spectra = [t.spectrum for t in targets if t.spectrum is not None]
     return Target(value=join([t.value for t in targets]), mask=join([t.mask for t in targets]),
-                  baseline=join([t.baseline for t in targets]), scale=join([t.scale for t in targets]))
+                  baseline=join([t.baseline for t in targets]), scale=join([t.scale for t in targets]),
+                  spectrum=torch.cat(spectra) if spectra else None)
 
 
 def unpack(batch: TokenBatch) -> list[TokenBatch]:
@@ -168,6 +170,10 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
         segment = None if a.segment is None else torch.zeros(1, len(index), dtype=torch.long)
         return replace(a, coord=coord, measure=own(a.measure, along), ids=own(a.ids, along), segment=segment)
 
+    def target(t: Target) -> Target:
+        spectrum = None if t.spectrum is None else t.spectrum[i: i + 1]
+        return Target(pick(t.value), pick(t.mask), pick(t.baseline), pick(t.scale), spectrum)
+
     context = batch.conditions.context
     return replace(
         batch, values=pick(batch.values), axes=tuple(axis(k, a) for k, a in enumerate(batch.axes)),
@@ -175,6 +181,5 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
         conditions=Conditions({k: v[i: i + 1] for k, v in batch.conditions.vector.items()},
                               {k: pick(v) for k, v in batch.conditions.lattice.items()},
                               None if context is None else _take(context, i)),
-        targets={k: Target(pick(t.value), pick(t.mask), pick(t.baseline), pick(t.scale))
-                 for k, t in batch.targets.items()},
+        targets={k: target(t) for k, t in batch.targets.items()},
         num_segments=1, sources=batch.sources[i: i + 1])

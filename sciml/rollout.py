@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciml.adapter import DomainAdapter, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.data.units import seconds_per
 from sciml.errors import InputError
 from sciml.predictor import Predictor
 from sciml.tokens import State, Target
@@ -54,17 +56,24 @@ def rollout_dataset(predictor: Predictor, dataset: Sample, steps: int) -> xr.Dat
 
 
 def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
-    """What one sample's step brought, with the dimension ``time`` on the sample's own clock."""
+    """What one sample's step brought, on the sample's own coordinates and clock: ``(sample, time, …)``."""
+    own = [name for name, c in observed.coords.items() if name in sample.coords and name != "time"
+           and c.sizes == sample[name].sizes]
+    kept = {name: observed[name].assign_attrs({**sample[name].attrs, **observed[name].attrs})
+            for name in map(str, observed.data_vars) if name in sample}
+    observed = observed.assign(kept).assign_coords({name: sample[name] for name in own})
     if "valid_time" in observed.coords:
         observed = observed.assign_coords(time=observed["valid_time"].isel(sample=0, drop=True))
         return observed.drop_vars(["valid_time", "source"], errors="ignore")
-    own = [name for name, c in observed.coords.items() if name in sample.coords and name != "time"
-           and c.sizes == sample[name].sizes]
-    observed = observed.assign_coords({name: sample[name] for name in own})
     elapsed = observed["time"]
-    start = float(sample["time"].values.reshape(-1)[0]) if "time" in sample.coords else 0.0
-    observed = observed.assign_coords(time=((), float(elapsed) + start, elapsed.attrs))
-    return observed.expand_dims("time").transpose("sample", "time", ...)
+    clock = sample["time"] if "time" in sample.coords else xr.zeros_like(elapsed)
+    unit, theirs = (str(time.attrs.get("units", elapsed.attrs.get("units", "1"))) for time in (elapsed, clock))
+    start = float(clock.values.reshape(-1)[0])
+    if theirs != unit:
+        start *= float(np.divide(*(seconds_per(u, where="dataset", key="time") for u in (theirs, unit))))
+    attrs = {**clock.attrs, **elapsed.attrs}
+    return observed.assign_coords(time=((), float(elapsed) + start, attrs)).expand_dims("time").transpose(
+        "sample", "time", ...)
 
 
 MOVING = ("coord", "ids", "segment", "measure")  # what a step may change of an axis
@@ -125,93 +134,137 @@ def rollout_to_zarr(predictor: Predictor, store: Store, split: SplitName, out: s
     ``<name>_truth``. Raises `InputError` if `out` holds something else and not `overwrite`.
     """
     adapter, out = predictor.adapter(store.meta.domain), Path(out)
-    samples = adapter.starts(store, split)[:trajectories]
-    if overwrite and out.exists():
-        shutil.rmtree(out)
-    plan = {"steps": steps, "samples": [str(s.attrs.get("source", i)) for i, s in enumerate(samples)]}
-    group = _open_output(predictor, adapter, samples, out, plan)
-    for number, sample in enumerate(samples):
-        _roll_one(predictor, adapter, sample, number, group, out, steps, save_every,
-                  lambda step, n=number: progress and progress(n * steps + step, len(samples) * steps))
+    starts = adapter.starts(store, split)
+    count = len(starts) if trajectories is None else min(trajectories, len(starts))
+    if not count:
+        raise InputError(store.url, key=f"split {split}", found="no block", expected="at least one initial state",
+                         fix="choose another split")
+    plan = {"steps": steps, "samples": count, "split": split, "store": store.meta.split_identity(),
+            "weights": fingerprint(predictor.operator)}
+    group = _existing(out, plan, overwrite)
+    if group is None:
+        group = _create(predictor, adapter, starts, out, plan)
+    for number in range(count):
+        _roll_one(predictor, adapter, starts[number], number, group, out, save_every,
+                  lambda step, n=number: progress and progress(n * steps + step, count * steps))
     group.attrs["complete"] = True
-    for saved in out.glob("state-*.safetensors"):
-        saved.unlink()
+    shutil.rmtree(aside(out), ignore_errors=True)
     return out
 
 
+def aside(out: Path) -> Path:
+    """Where the states lie that an unfinished rollout goes on from: beside the output, which is nothing but Zarr."""
+    return out.with_name(f".{out.name}.state")
+
+
+def fingerprint(operator: nn.Module) -> str:
+    """A hash of all weights."""
+    total = hashlib.sha256()
+    for name, value in operator.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
 def _roll_one(predictor: Predictor, adapter: DomainAdapter, sample: Sample, number: int, group: Any, out: Path,
-              steps: int, save_every: int, progress: Callable[[int], Any]) -> None:
+              save_every: int, progress: Callable[[int], Any]) -> None:
     """One sample from its initial or saved state to the end, or to the step where it blows up."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    saved = out / f"state-{number}.safetensors"
-    state = initial = adapter.initial(sample)
+    saved, steps = aside(out) / f"{number}.safetensors", int(group.attrs["plan"]["steps"])
     done, stopped = dict(group.attrs["done"]), dict(group.attrs["stopped"])
     if str(number) in stopped or done.get(str(number), 0) >= steps:
         return
-    if str(number) in done and saved.exists():
+    state = adapter.initial(sample)
+    if saved.exists():
         with safe_open(saved, framework="pt") as file:
-            state = restore_state(initial, file.metadata()["tree"], load_file(saved))
+            state = restore_state(state, file.metadata()["tree"], load_file(saved))
+    arrays = dict(group.arrays())
     try:
-        for state in rollout(predictor, state, steps - state.step):
-            _write_step(group, number, state.step, frame(adapter.observe(state), sample))
-            if state.step % save_every == 0 or state.step == steps:
-                tree, tensors = dump_state(state)
+        for now in rollout(predictor, state, steps - state.step):
+            _write_step(arrays, number, now.step, frame(adapter.observe(now), sample))
+            if now.step % save_every == 0 or now.step == steps:
+                tree, tensors = dump_state(now)
+                saved.parent.mkdir(exist_ok=True)
                 temporary = saved.with_suffix(".part")
                 save_file(tensors, temporary, metadata={"tree": tree})
                 temporary.replace(saved)
-                group.attrs["done"] = {**done, str(number): state.step}
-            progress(state.step)
+                group.attrs["done"] = {**done, str(number): now.step}
+            progress(now.step)
     except BlowUp as error:
         group.attrs["stopped"] = {**stopped, str(number): error.step}
 
 
-def _open_output(predictor: Predictor, adapter: DomainAdapter, samples: list[Sample], out: Path,
-                 plan: dict[str, Any]) -> Any:
+def _existing(out: Path, plan: dict[str, Any], overwrite: bool) -> Any:
+    """The group of a rollout that goes on, or None where one is to be made; what a killed beginning left goes."""
     import zarr
 
-    if out.exists():
+    for left in out.parent.glob(f".{out.name}.part-*"):
+        shutil.rmtree(left)
+    if not out.exists():
+        shutil.rmtree(aside(out), ignore_errors=True)
+        return None
+    try:
         group = zarr.open_group(out, mode="r+")
-        if group.attrs.get("plan") != plan:
-            raise InputError(out, key="plan", found=group.attrs.get("plan"), expected=f"{plan}",
-                             fix="choose another output, or pass --overwrite")
-        return group
-    if not samples:
-        raise InputError(out, key="samples", found="none", expected="at least one initial state in the split",
-                         fix="choose another split")
-    first = frame(adapter.observe(predictor.step(adapter.initial(samples[0]))), samples[0])
+        found = group.attrs.get("plan")
+    except (OSError, ValueError, KeyError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(out, found="something that is no rollout", expected="a new path, or a rollout",
+                         fix="choose another output; this will not be deleted")
+    if overwrite:
+        shutil.rmtree(aside(out), ignore_errors=True)
+        shutil.rmtree(out)
+        return None
+    if found != plan:
+        other = ", ".join(key for key in plan if found.get(key) != plan[key])
+        raise InputError(out, key="plan", found=f"a rollout of other {other}", expected="the same rollout, to go on",
+                         fix="choose another output, or pass --overwrite")
+    return group
+
+
+def _create(predictor: Predictor, adapter: DomainAdapter, starts: Sequence[Sample], out: Path,
+            plan: dict[str, Any]) -> Any:
+    """The output with its coordinates and the truth, no step taken; it appears at `out` when it is whole."""
+    import zarr
+
+    sample = starts[0]
+    first = frame(adapter.observe(predictor.step(adapter.initial(sample))), sample)
     length = first.sizes["time"]
     temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
     group = zarr.create_group(temporary)
     for name in map(str, first.data_vars):
         variable = first[name]
-        size = (len(samples), plan["steps"] * length, *variable.isel(sample=0).shape[1:])
-        names = [name, f"{name}_truth"] if any(name in s and s.sizes.get("time", 1) > 1 for s in samples) else [name]
-        for each in names:
+        size = (plan["samples"], plan["steps"] * length, *variable.isel(sample=0).shape[1:])
+        knows = name in sample and sample.sizes.get("time", 1) > 1
+        for each in [name, f"{name}_truth"] if knows else [name]:
             array = group.create_array(each, shape=size, chunks=(1, length, *size[2:]), dtype=str(variable.dtype),
                                        fill_value=np.nan, dimension_names=[str(d) for d in variable.dims])
             array.attrs.update(plain(variable.attrs))
-    _write_coords(group, first, samples, plan["steps"] * length)
-    _write_truth(group, first, samples)
-    group.attrs.update({"plan": plan, "done": {}, "stopped": {}, "complete": False, "domain": adapter.name,
-                        "dataset": str(first.attrs.get("dataset", "")), "checkpoint": dict(predictor.provenance)})
+    _write_coords(group, first, plan["samples"], plan["steps"] * length)
+    sources = []
+    for number in range(plan["samples"]):
+        sources.append(str(starts[number].attrs.get("source", number)))
+        _write_truth(group, first, starts[number], number)
+    group.attrs.update({"plan": plan, "sources": sources, "done": {}, "stopped": {}, "complete": False,
+                        "domain": adapter.name, "dataset": str(first.attrs.get("dataset", "")),
+                        "checkpoint": dict(predictor.provenance)})
     temporary.rename(out)
     return zarr.open_group(out, mode="r+")
 
 
-def _write_truth(group: Any, first: xr.Dataset, samples: list[Sample]) -> None:
+def _write_truth(group: Any, first: xr.Dataset, sample: Sample, number: int) -> None:
     """What a sample knows of the times to come."""
-    for number, sample in enumerate(samples):
-        for name in map(str, first.data_vars):
-            if f"{name}_truth" in group and name in sample and sample.sizes.get("time", 1) > 1:
-                later = sample[name].transpose("time", *[d for d in first[name].dims if d not in ("sample", "time")])
-                array = group[f"{name}_truth"]
-                known = later.to_numpy()[int(sample.attrs.get("look_back", 1)):][: array.shape[1]]
-                array[number, : len(known)] = known
+    for name in map(str, first.data_vars):
+        if f"{name}_truth" in group and name in sample:
+            later = sample[name].transpose("time", *[d for d in first[name].dims if d not in ("sample", "time")])
+            array = group[f"{name}_truth"]
+            known = later[int(sample.attrs.get("look_back", 1)):][: array.shape[1]].to_numpy()
+            array[number, : len(known)] = known
 
 
-def _write_coords(group: Any, first: xr.Dataset, samples: list[Sample], length: int) -> None:
+def _write_coords(group: Any, first: xr.Dataset, samples: int, length: int) -> None:
     for name, coord in first.coords.items():
         if name in ("time", "sample") or coord.dtype.kind not in "fiUO":
             continue
@@ -222,7 +275,7 @@ def _write_coords(group: Any, first: xr.Dataset, samples: list[Sample], length: 
         array[...] = values.astype(object) if text else values
         array.attrs.update(plain(coord.attrs))
     dates = first["time"].dtype.kind == "M"
-    time = group.create_array("time", shape=(len(samples), length), dtype="int64" if dates else "float64",
+    time = group.create_array("time", shape=(samples, length), dtype="int64" if dates else "float64",
                               chunks=(1, length), fill_value=0, dimension_names=["sample", "time"])
     time.attrs.update({"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"} if dates
                       else plain(first["time"].attrs))
@@ -233,10 +286,10 @@ def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(k): v for k, v in attrs.items() if isinstance(v, str | int | float)}
 
 
-def _write_step(group: Any, number: int, step: int, observed: xr.Dataset) -> None:
+def _write_step(arrays: Mapping[str, Any], number: int, step: int, observed: xr.Dataset) -> None:
     length = observed.sizes["time"]
     part = slice((step - 1) * length, step * length)
-    for name in observed.data_vars:
-        group[str(name)][number, part] = observed[name].isel(sample=0).to_numpy()
+    for name in map(str, observed.data_vars):
+        arrays[name][number, part] = observed[name].isel(sample=0).to_numpy()
     time = observed["time"].to_numpy().reshape(-1)[:length]
-    group["time"][number, part] = time.astype("datetime64[s]").astype("int64") if time.dtype.kind == "M" else time
+    arrays["time"][number, part] = time.astype("datetime64[s]").astype("int64") if time.dtype.kind == "M" else time

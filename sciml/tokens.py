@@ -104,16 +104,31 @@ class Target:
     """What one head is asked for, in link space and normalised units.
 
     The prediction is ``baseline + scale * output``; value, baseline, scale and mask (True where it counts) broadcast
-    to the shape of the head's output.
+    to the shape of the head's output. spectrum: ``(B, *lattice with n // 2 + 1 last, C)`` gain that the output gets per
+    wavenumber of a periodic lattice first, where what is missed has another size at every scale.
     """
 
     value: Tensor
     mask: Tensor
     baseline: Tensor
     scale: Tensor
+    spectrum: Tensor | None = None
 
     def predict(self, output: Tensor) -> Tensor:
+        if self.spectrum is not None:
+            output = filter_wavenumbers(output, self.spectrum)
         return self.baseline + self.scale * output
+
+
+def filter_wavenumbers(x: Tensor, gain: Tensor) -> Tensor:
+    """``(B, *lattice, C)`` with every wavenumber multiplied by its gain ``(B or 1, *half lattice, C)``.
+
+    >>> x = torch.randn(1, 6, 5, 2)
+    >>> bool(torch.allclose(filter_wavenumbers(x, torch.ones(1, 6, 3, 2)), x, atol=1e-6))
+    True
+    """
+    dims = tuple(range(1, x.ndim - 1))
+    return torch.fft.irfftn(torch.fft.rfftn(x, dim=dims) * gain, s=x.shape[1:-1], dim=dims)
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,8 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
     started = time.perf_counter()
     run.predictor.operator.train()
     with closing(_Log(run)) as log:
+        if run.step == 0:
+            _select(run, log)  # the untrained operator is the baseline, and may stay the best there is
         while run.step < run.steps:
             line = train_step(run, operator, batches)
             line["seconds"] = log.seconds + time.perf_counter() - started

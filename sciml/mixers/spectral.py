@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,12 @@ class Spectral(Mixer):
 
         self.convolution = SpectralConv(width, width, n_modes=(2 * MODES,), bias=False)
         self.gain = RoleGain(width)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Spectral:
+        """``to(dtype)`` leaves complex weights as they are: of a real dtype they would lose their imaginary part."""
+        def keep(t: Tensor) -> Tensor:
+            return t.to(fn(torch.view_as_real(t)).device) if t.is_complex() else fn(t)
+        return super()._apply(keep, recurse)
 
     def admits(self, axis: Axis) -> bool:
         return axis.kind != "set" and not axis.causal and axis.size > 1

@@ -13,7 +13,8 @@ class Taps(nn.Module):
 
     The kernel of a patch of rank r is their product over the axes, T[i₁] T[i₂] … T[iᵣ]: matrices don't commute, so the
     axes stay distinguishable, and the same p·C² weights serve every rank. A tap is a function of the place within the
-    patch, known at p points; on another grid it is interpolated, so that a patch keeps its physical size.
+    patch, known at p points. On another grid, where a patch of the same physical size has more or fewer cells, a stem
+    needs its mean over each cell (it integrates), a head its value at each (it evaluates).
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -22,11 +23,11 @@ class Taps(nn.Module):
         noise = torch.randn(patch, width, width) / width**0.5
         self.weight = nn.Parameter(0.7 * torch.eye(width) + 0.7 * noise)
 
-    def kernel(self, sizes: Sequence[int]) -> Tensor:
+    def kernel(self, sizes: Sequence[int], *, mean: bool = False) -> Tensor:
         """``(Π sizes, C, C)`` for patches of that many cells along each axis, first axis slowest."""
         product = torch.eye(self.weight.shape[-1], dtype=self.weight.dtype, device=self.weight.device)[None]
         for size in sizes:
-            taps = resample(self.weight, size)
+            taps = average(self.weight, size) if mean else resample(self.weight, size)
             product = torch.einsum("aij,bjk->abik", product, taps).flatten(0, 1)
         return product
 
@@ -42,6 +43,18 @@ def resample(taps: Tensor, size: int) -> Tensor:
     high = (low + 1).clamp(max=patch - 1)
     part = (place - low)[:, None, None]
     return taps[low] * (1 - part) + taps[high] * part
+
+
+def average(taps: Tensor, size: int) -> Tensor:
+    """Means over `size` equal parts of the patch of taps that are constant over each of their p parts; for size 1, an
+    axis that isn't coarsened, the first tap. The mean over all of them stays what it was."""
+    patch = taps.shape[0]
+    if size in (1, patch):
+        return taps[:size]
+    left = torch.arange(size, dtype=taps.dtype, device=taps.device)[:, None] * (patch / size)
+    edges = torch.arange(patch + 1, dtype=taps.dtype, device=taps.device)
+    overlap = (torch.minimum(left + patch / size, edges[1:]) - torch.maximum(left, edges[:-1])).clamp_min(0)
+    return torch.einsum("sp,pij->sij", overlap * (size / patch), taps)
 
 
 def fold(x: Tensor, sizes: Sequence[int]) -> Tensor:

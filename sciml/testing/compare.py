@@ -48,7 +48,8 @@ def widened(batch: TokenBatch) -> TokenBatch:
 
     def whole(target: Target) -> Target:
         full = target.value.shape
-        return Target(target.value, target.mask.expand(full), target.baseline.expand(full), target.scale.expand(full))
+        return replace(target, mask=target.mask.expand(full), baseline=target.baseline.expand(full),
+                       scale=target.scale.expand(full))
 
     lattice = {name: value.expand(shape[:-1]) for name, value in batch.conditions.lattice.items()}
     context = batch.conditions.context

@@ -176,6 +176,8 @@ def check_truth(subject: Subject) -> None:
         batch = subject.adapter.encode(sample)
         subject.hold(any(bool(t.mask.any()) for t in batch.targets.values()), "a training window has no truth",
                      "encode the sample's later values as targets, mask True where they are known")
+        # a gain per wavenumber may be zero, hence has no inverse: the truth is held against the plain scale
+        batch = replace(batch, targets={h: replace(t, spectrum=None) for h, t in batch.targets.items()})
         best = truths(subject.spec, batch)
         outputs = Outputs({h: (best[h] - t.baseline) / t.scale for h, t in batch.targets.items()})
         loss = float(objective(outputs, batch).abs().max())

@@ -13,11 +13,11 @@ import xarray as xr
 from tiny_domains import atoms, events, grid, panel
 from torch import Tensor
 
-from sciml import registry, tokens
+from sciml import tokens
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
 from sciml.packing import collate
-from sciml.predictor import Predictor, forward
+from sciml.predictor import Predictor
 from sciml.rollout import rollout
 from sciml.testing.conformance import OPERATOR
 from sciml.testing.parameters import stir
@@ -92,8 +92,9 @@ def test_energy_is_invariant_and_forces_turn_with_the_molecule(config: dict[str,
     before, after = (predictor.forward(adapter.encode(s)) for s in (sample, moved))
     torch.testing.assert_close(after["energy"], before["energy"], **tolerance(dtype))
     expected = before["forces"][:, torch.as_tensor(order)] @ torch.as_tensor(turn, dtype=dtype)
-    assert expected.abs().max() > 1e-3
-    torch.testing.assert_close(after["forces"], expected, **tolerance(dtype, single=1e-3, double=1e-7))
+    size = expected.abs().max()
+    assert size > 1e-4
+    torch.testing.assert_close(after["forces"] / size, expected / size, **tolerance(dtype, single=1e-3, double=1e-8))
 
 
 @pytest.mark.parametrize("config", [OPERATOR, FULL, PERIODIC], ids=["axial", "full", "spectral"])
@@ -133,8 +134,8 @@ def test_outputs_converge_as_the_same_function_is_refined(config: dict[str, Any]
     size = y[96].std()
     coarse, fine = (float((y[n] - y[96]).square().mean().sqrt() / size) for n in (48, 64))
     found = f"relative disagreement with 96²: 48² {coarse:.4f}, 64² {fine:.4f}"
-    assert 0 < fine < 0.8 * coarse, found
-    assert coarse < 0.2, found
+    assert 0 < fine < 0.6 * coarse, found
+    assert coarse < 0.1, found
 
 
 @pytest.mark.parametrize("config", [OPERATOR, FULL], ids=["axial", "full"])
@@ -242,7 +243,7 @@ def test_forces_are_minus_the_slope_of_the_energy_and_sum_to_zero(config: dict[s
     batch = adapter.encode(samples[2])
     outputs = predictor.forward(batch)
     forces = batch.targets["forces"].predict(outputs["forces"])[0]
-    assert forces.abs().max() > 1e-3
+    assert forces.abs().max() > 1e-4
     assert forces.sum(0).abs().max() < (1e-4 if dtype == torch.float32 else 1e-10) * forces.abs().max()
     if dtype == torch.float32:
         return  # differences of single-precision energies say nothing at 1e-6
@@ -256,36 +257,3 @@ def test_forces_are_minus_the_slope_of_the_energy_and_sum_to_zero(config: dict[s
                 own = adapter.encode(moved)
                 energy.append(float(own.targets["energy"].predict(predictor.forward(own)["energy"])))
             assert -(energy[0] - energy[1]) / (2 * step) == pytest.approx(float(forces[atom, k]), abs=1e-6)
-
-
-def losses(name: str, steps: int) -> list[float]:
-    """Of one batch of four samples, all weights under Adam."""
-    adapter, samples = fitted(name)
-    operator = make_operator(OPERATOR, adapter.spec()).train()
-    windows = adapter.open(TINY[name].make_store(), "train")
-    batch = collate([adapter.encode(windows.draw(i, None, None)) for i in range(4)])
-    objective = registry.find("sciml.objectives", adapter.objective)
-    optimizer = torch.optim.Adam(operator.parameters(), lr=3e-3)
-    found = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = objective(forward(adapter, operator, batch, create_graph=True), batch).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(operator.parameters(), 1.0)
-        optimizer.step()
-        found.append(loss.item())
-    return found
-
-
-@pytest.mark.parametrize("name", sorted(TINY))
-def test_one_batch_can_be_learnt_by_heart(name: str, dtype: torch.dtype) -> None:
-    if dtype == torch.float64:
-        pytest.skip("precision plays no part in learning by heart")
-    found = losses(name, 120)
-    floor = {"events": 1.0}.get(name, 0.0)  # an exponential's scatter about its mean, about one nat, is no one's to learn
-    assert min(found[-10:]) < 0.25 * max(found[0], 1e-9) + 0.25 * floor, found[::20]
-
-
-@pytest.mark.parametrize("name", sorted(TINY))
-def test_the_same_seed_gives_the_same_losses(name: str) -> None:
-    assert losses(name, 3) == losses(name, 3)

@@ -114,6 +114,15 @@ def test_derivatives_equal_differences(name: str) -> None:
     assert torch.autograd.gradgradcheck(lambda t: mixer(t, Geometry(axes, second_order=True))[0], x, fast_mode=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_complex_weights_survive_a_change_of_dtype(dtype: torch.dtype) -> None:
+    mixer = make("spectral")
+    before = {k: v.clone() for k, v in mixer.state_dict().items() if v.is_complex()}
+    after = mixer.to(dtype=dtype).state_dict()
+    assert before
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dict_does_not_depend_on_rank(name: str) -> None:
     mixer = make(name)

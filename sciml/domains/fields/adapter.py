@@ -17,16 +17,17 @@ from sciml.adapter import Arrays, Metric, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.fields import contract as contracts
-from sciml.domains.fields import scores
+from sciml.domains.fields import scores, spectral
 from sciml.domains.fields.baseline import Persistence
 from sciml.domains.fields.config import Contract, FieldsConfig, Scaling
-from sciml.domains.fields.windows import Frame, Pairs, Stretches
+from sciml.domains.fields.windows import Blocks, Frame, Pairs, Stretches
 from sciml.errors import InputError
 from sciml.recipe import validate
 from sciml.tokens import Conditions, HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
 
 HEAD = "state"
 LEAD = "lead_time"
+SPECTRA = "spectra:"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Fields:
     config: FieldsConfig = field(default_factory=FieldsConfig)
     datasets: Mapping[str, Contract] = field(default_factory=dict)
     baseline: Persistence = field(default_factory=Persistence)
+    spectra: Mapping[str, spectral.Curves] = field(default_factory=dict)
     name: str = "fields"
     differentiate: tuple[str, ...] = ()
     objective: str = "relative_l2"
@@ -55,7 +57,7 @@ class Fields:
         return "persistence"
 
     def floor(self) -> Self:
-        return self
+        return replace(self, spectra={})
 
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it."""
@@ -67,7 +69,10 @@ class Fields:
             return self
         learnt = contracts.learn(store, self.datasets)
         baseline = self.baseline.add(meta.dataset, contracts.curves(store, learnt), meta.split_identity())
-        return replace(self, datasets={**self.datasets, meta.dataset: learnt}, baseline=baseline)
+        spectra = dict(self.spectra)
+        if self.config.spectral and spectral.applies(store, learnt):
+            spectra[meta.dataset] = spectral.fit_curves(store, learnt, self.config.leads)
+        return replace(self, datasets={**self.datasets, meta.dataset: learnt}, baseline=baseline, spectra=spectra)
 
     def spec(self) -> TokenSpec:
         known = list(self.datasets.values())
@@ -85,9 +90,8 @@ class Fields:
         return Pairs.of(self._frame(store), store.meta.splits.of(split), self.config.leads, random=train,
                         shift=train and "shift" in self.config.augment)
 
-    def starts(self, store: Store, split: SplitName) -> list[Sample]:
-        frame = self._frame(store)
-        return [frame.sample(b.group, range(b.start, b.stop)) for b in store.meta.splits.of(split)]
+    def starts(self, store: Store, split: SplitName) -> Blocks:
+        return Blocks(self._frame(store), store.meta.splits.of(split))
 
     def _frame(self, store: Store) -> Frame:
         states = store.meta.of_role("state")
@@ -132,12 +136,26 @@ class Fields:
         return replace(batch, targets={HEAD: target}), later
 
     def _ask(self, batch: TokenBatch, known: Contract, lead: float) -> Target:
-        """The next state, unknown: persistence, and the residual scale over the scale of each channel."""
-        ones = (1,) * len(known.axes)
+        """The next state, unknown: the baseline and the scale of what it misses, per channel (and wavenumber)."""
+        ones, count = (1,) * len(known.axes), len(batch.values)
+        mask = torch.zeros((count, *ones, 1), dtype=torch.bool, device=batch.values.device)
+        if batch.dataset in self.spectra and batch.observed is None:
+            return self._ask_by_wavenumber(batch, known, lead, mask)
         scale = [self.baseline.scale(batch.dataset, n, lead) / s.scale for n, s in known.states.items()]
-        return Target(value=batch.values, baseline=batch.values,
-                      mask=torch.zeros((len(batch.values), *ones, 1), dtype=torch.bool, device=batch.values.device),
-                      scale=batch.values.new_tensor(scale).view(1, *ones, -1).expand(len(batch.values), *ones, -1))
+        return Target(value=batch.values, baseline=batch.values, mask=mask,
+                      scale=batch.values.new_tensor(scale).view(1, *ones, -1).expand(count, *ones, -1))
+
+    def _ask_by_wavenumber(self, batch: TokenBatch, known: Contract, lead: float, mask: Tensor) -> Target:
+        periods = [float(axis.period.flatten()[0]) for axis in batch.axes if axis.period is not None]
+        damping, gain = [], []
+        for curves in self.spectra[batch.dataset].values():
+            nearest = min(curves, key=lambda steps: abs(np.log(steps * known.dt / lead)))
+            parts = spectral.gains(curves[nearest], batch.lattice, periods, self.config.spectral)
+            damping.append(parts[0])
+            gain.append(parts[1])
+        keep, spectrum = (batch.values.new_tensor(np.stack(part, -1))[None] for part in (damping, gain))
+        return Target(value=batch.values, baseline=tokens.filter_wavenumbers(batch.values, keep), mask=mask,
+                      scale=batch.values.new_ones(mask.shape), spectrum=spectrum.expand(len(mask), *spectrum.shape[1:]))
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
         """``(sample, *space)`` in physical units; NaN where there is no truth or, unknown that, no observation."""
@@ -229,6 +247,8 @@ class Fields:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         baseline, arrays = self.baseline.state()
         datasets = {name: known.model_dump(mode="json") for name, known in self.datasets.items()}
+        arrays |= {f"{SPECTRA}{dataset}/{variable}/{lead}": curve for dataset, own in self.spectra.items()
+                   for variable, leads in own.items() for lead, curve in leads.items()}
         return {"config": self.config.model_dump(mode="json"), "datasets": datasets, "baseline": baseline}, arrays
 
     @classmethod
@@ -236,7 +256,14 @@ class Fields:
         chosen = validate(FieldsConfig, config["config"], where="checkpoint domains.fields")
         datasets = {name: validate(Contract, raw, where=f"checkpoint domains.fields.{name}")
                     for name, raw in config["datasets"].items()}
-        return cls(chosen, datasets, Persistence.restore(config["baseline"], arrays), objective=chosen.objective)
+        plain = {name: array for name, array in arrays.items() if not name.startswith(SPECTRA)}
+        spectra: dict[str, spectral.Curves] = {}
+        for name in arrays.keys() - plain.keys():
+            dataset, variable, lead = name.removeprefix(SPECTRA).split("/")
+            spectra.setdefault(dataset, {}).setdefault(variable, {})[int(lead)] = np.asarray(arrays[name], np.float64)
+        ordered = {d: {n: dict(sorted(own[n].items())) for n in datasets[d].states} for d, own in spectra.items()}
+        baseline = Persistence.restore(config["baseline"], plain)
+        return cls(chosen, datasets, baseline, ordered, objective=chosen.objective)
 
 
 def _standard(known: Contract, sample: Sample, kind: str, *, needed: bool = True,

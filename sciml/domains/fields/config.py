@@ -15,7 +15,10 @@ class FieldsConfig(Section):
 
     patch: cells of an axis that make one token; with fixed_patch the token keeps its physical length on other grids.
     leads: lead times in steps of the data, of which training draws one per sample. augment: ``shift`` rolls a sample by
-    random whole cells along its periodic axes. any_dt: accept leads and steps that were not trained.
+    random whole cells along its periodic axes. any_dt: accept leads and steps that were not trained. spectral: on grids
+    that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses
+    is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the
+    operator's output is white).
     """
 
     patch: int = Field(default=4, ge=1)
@@ -25,6 +28,7 @@ class FieldsConfig(Section):
     objective: str = "relative_l2"
     rollout_steps: int = Field(default=12, ge=1)
     any_dt: bool = False
+    spectral: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("leads")
     @classmethod

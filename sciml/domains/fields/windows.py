@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import xarray as xr
@@ -129,3 +129,26 @@ class Stretches:
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         group, start = self.items[index].tolist()
         return self.frame.sample(group, range(start, start + self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Blocks(Sequence[xr.Dataset]):
+    """All the states of each block, read when it is asked for."""
+
+    frame: Frame
+    blocks: Sequence[Block]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @overload
+    def __getitem__(self, index: int) -> xr.Dataset: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Blocks: ...
+
+    def __getitem__(self, index: int | slice) -> xr.Dataset | Blocks:
+        if isinstance(index, slice):
+            return Blocks(self.frame, self.blocks[index])
+        block = self.blocks[index]
+        return self.frame.sample(block.group, range(block.start, block.stop))

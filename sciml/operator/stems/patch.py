@@ -46,7 +46,7 @@ class PatchStem(nn.Module):
             inputs.append(value.expand(batch.values.shape[:-1])[..., None])
             columns.append(self.given([name]))
         x = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
-        taps = self.taps.kernel(sizes)  # (P, w, w)
+        taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
         kernel = torch.einsum("ow,pwk,ck->opc", self.widen.weight, taps, torch.cat(columns)) / taps.shape[0]
         tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
         return tokens + self._identities(batch, tokens)

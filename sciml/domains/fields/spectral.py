@@ -1,0 +1,90 @@
+"""Persistence, damped per wavenumber: the best linear predictor of each Fourier coefficient from itself.
+
+x̂(κ, t + lead) ≈ ρ(κ) x̂(κ, t) with ρ = ⟨x̂* ŷ⟩ / ⟨x̂* x̂⟩ over the training split, clipped to [0, 1], and σ(κ) the size of
+what that misses. Energies of a smooth flow fall by many orders of magnitude with κ: an output of one size at every κ
+would bury the small scales of a long rollout in its errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from sciml.data.store import Store
+from sciml.domains.fields.config import Contract
+
+NEGLIGIBLE = 1e-14
+
+
+Curves = dict[str, dict[int, np.ndarray]]
+"""Variable → lead in steps → ``(3, K)`` over whole wavenumbers κ (cycles per reference length): ρ, σ per coefficient in
+link space (``norm="forward"``), and how many coefficients the fitted grid has there."""
+
+
+def wavenumbers(sizes: Sequence[int], periods: Sequence[float]) -> np.ndarray:
+    """Nearest whole |κ| of every coefficient of an rfftn, ``(n₁, …, n_d // 2 + 1)``; periods in reference lengths."""
+    axes = [np.fft.fftfreq(n, 1 / n) / p for n, p in zip(sizes[:-1], periods[:-1])]
+    axes.append(np.arange(sizes[-1] // 2 + 1) / periods[-1])
+    return np.rint(np.sqrt(sum(k**2 for k in np.meshgrid(*axes, indexing="ij")))).astype(int)
+
+
+def fit_curves(store: Store, contract: Contract, leads: Sequence[int]) -> Curves:
+    """Over all training pairs, one trajectory in memory at a time, in float64."""
+    periods = [axis.period / contract.length for axis in contract.axes if axis.period is not None]
+    sizes = [len(store.coord(name)) for name in contract.names]
+    shell, result = wavenumbers(sizes, periods), {}
+    twice = np.full(shell.shape, 2.0)  # a coefficient of an rfftn stands for itself and its conjugate
+    twice[..., 0] = 1.0
+    if sizes[-1] % 2 == 0:
+        twice[..., -1] = 1.0
+    modes = np.maximum(np.bincount(shell.ravel(), twice.ravel()), 1)
+    over = tuple(range(1, len(sizes) + 1))
+    for name, scaling in contract.states.items():
+        sums, pairs = {lead: np.zeros((3, len(modes))) for lead in leads}, dict.fromkeys(leads, 0)
+        for block in store.meta.splits.train:
+            values = (store.read(name, block.group, block.start, block.stop) - scaling.center) / scaling.scale
+            spectra = np.fft.rfftn(values.astype(np.float64), axes=over, norm="forward")
+            for lead in leads:
+                x, y = spectra[:-lead], spectra[lead:]
+                pairs[lead] += len(x)
+                for row, power in enumerate((np.abs(x) ** 2, (x.conj() * y).real, np.abs(y) ** 2)):
+                    np.add.at(sums[lead][row], shell, power.sum(0) * twice)
+        result[name] = {lead: _curve(sums[lead] / max(pairs[lead], 1), modes) for lead in leads if pairs[lead]}
+    return result
+
+
+def _curve(power: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """ρ and σ per shell from ⟨x̂*x̂⟩, ⟨x̂*ŷ⟩, ⟨ŷ*ŷ⟩ summed over its modes; a shell without energy is left alone."""
+    xx, xy, yy = power
+    alive = xx > NEGLIGIBLE * xx.sum()
+    damping = np.where(alive, np.clip(xy / np.where(alive, xx, 1.0), 0.0, 1.0), 1.0)
+    missed = np.maximum(yy - 2 * damping * xy + damping**2 * xx, 0.0)
+    return np.stack([damping, np.sqrt(missed / modes), modes])
+
+
+def applies(store: Store, contract: Contract) -> bool:
+    """Whether the grid is periodic throughout, evenly spaced and free of masks and missing cells."""
+    meta = store.meta
+    even = all(np.allclose(np.diff(c), np.diff(c)[:1], rtol=1e-6) for c in (store.coord(a.name) for a in contract.axes))
+    complete = not contract.masks and all(meta.moments[name].missing == 0 for name in contract.states)
+    return even and complete and all(axis.period is not None for axis in contract.axes)
+
+
+@lru_cache(maxsize=64)
+def _shells(sizes: tuple[int, ...], periods: tuple[float, ...]) -> np.ndarray:
+    return wavenumbers(sizes, periods)
+
+
+def gains(curve: np.ndarray, sizes: Sequence[int], periods: Sequence[float], power: float) -> tuple[np.ndarray, ...]:
+    """(damping, gain of the output) per coefficient of any grid, from the curve fitted on one.
+
+    gain(κ) = σ(κ)^power, times a constant that gives a white output of unit size on the fitted grid the size of what
+    was missed there. Beyond the fitted wavenumbers both keep their last value.
+    """
+    damping, sigma, modes = curve
+    shell = np.minimum(_shells(tuple(sizes), tuple(periods)), len(sigma) - 1)
+    own = np.maximum(sigma, 1e-12 * sigma.max()) ** power
+    white = np.sqrt((modes * own**2).sum() / modes.sum())
+    return damping[shell], own[shell] / white * np.sqrt((modes * sigma**2).sum())
