@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -17,12 +18,13 @@ from sciml.report.bench import Results, Row, load
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PER_SEED = re.compile(r"_seed\d+$")
+ASIDE = re.compile(r"_(seed\d+|std|low|high|blocks)$")
+"""Rows about another row: of single seeds, spread over seeds, interval of the paired difference."""
 NOTHING = "Nothing yet: `sciml bench NAME` measures, `python benchmarks/tables.py` writes this table."
 
 
 def block(results: list[Results]) -> str:
-    """Markdown of all results, one table each; rows of single seeds are left to the JSON file.
+    """Markdown of all results, one table each; single seeds are left to the JSON file.
 
     >>> print(block([]))
     Nothing yet: `sciml bench NAME` measures, `python benchmarks/tables.py` writes this table.
@@ -31,19 +33,30 @@ def block(results: list[Results]) -> str:
 
 
 def _table(results: Results) -> str:
-    rows = [row for row in results.rows if not PER_SEED.search(row.metric)]
-    versions = ", ".join(f"{name} {results.versions[name]}" for name in ("torch", "neuraloperator")
-                         if name in results.versions)
-    seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "1 seed"
+    figures = {row.metric: row.ours for row in results.rows if ASIDE.search(row.metric)}
+    rows = [_cells(row, figures) for row in results.rows if not ASIDE.search(row.metric)]
+    names = ["metric", "unit", "sciml", "peer", "of", "sciml / peer", "95 % of sciml − peer (blocks)"]
+    shown = [i for i, _ in enumerate(names) if any(row[i] for row in rows)]
+    lines = [_line([cells[i] for i in shown]) for cells in (names, ["---"] * len(names), *rows)]
+    return "\n".join([_head(results), "", *lines])
+
+
+def _head(results: Results) -> str:
     machine = f"{results.machine.get('processor', 'unknown')}, {results.machine.get('cores', '?')} logical cores"
-    head = f"`sciml bench {results.name}`, {results.date[:10]}, {machine}, {versions}, {seeds}:"
-    lines = ["| metric | unit | sciml | peer | of | sciml / peer |", "|---|---|---|---|---|---|"]
-    return "\n".join([head, "", *lines, *map(_line, rows)])
+    versions = [f"{name} {results.versions[name]}" for name in ("torch", "neuraloperator") if name in results.versions]
+    seeds = f"mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
+    return f"`sciml bench {results.name}`, {results.date[:10]}, {', '.join([machine, *versions, seeds])}:"
 
 
-def _line(row: Row) -> str:
-    figures = number(row.ours), number(row.peer), row.peer_name or "–", number(row.ratio, 3)
-    cells = [f"`{row.metric}`", row.unit, *figures]
+def _cells(row: Row, aside: Mapping[str, float]) -> list[str]:
+    spread = f" ± {number(aside[f'{row.metric}_std'], 2)}" if f"{row.metric}_std" in aside else ""
+    low, high, blocks = (aside.get(f"{row.metric}_{name}") for name in ("low", "high", "blocks"))
+    interval = "" if low is None else f"{number(low, 3)} … {number(high, 3)} ({number(blocks, 3)})"
+    peer = ["", "", ""] if row.peer is None else [number(row.peer), row.peer_name or "", number(row.ratio, 3)]
+    return [f"`{row.metric}`", row.unit, number(row.ours) + spread, *peer, interval]
+
+
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

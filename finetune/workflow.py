@@ -54,13 +54,15 @@ def dry_run(source: Path, store_url: str, assignments: Sequence[str]) -> Plan:
 
 
 def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *, where: object) -> Recipe:
-    """The checkpoint's recipe on the new store alone: 300 steps at 0.3 of its learning rates, unless assigned otherwise."""
+    """The checkpoint's recipe on the new store alone: 300 steps at 0.3 of its rates, unless assigned otherwise."""
     raw: dict[str, Any] = {**predictor.recipe}
-    train = {**raw["train"], "steps": STEPS, "minutes": None}
+    timed = any(assignment.startswith("train.minutes=") for assignment in assignments)
+    train = {**raw["train"], "steps": None if timed else STEPS, "minutes": None}
     for name in ("learning_rate", "matrix_learning_rate"):
         train[name] = train[name] * LEARNING_RATE_FACTOR
     batch = next((e["batch"] for e in raw["data"] if e.get("store") == store.url), raw["data"][0]["batch"])
-    raw |= {"name": f"{raw['name']}-{store.meta.dataset}", "data": [{"store": store.url, "batch": batch}], "train": train}
+    data = [{"store": store.url, "batch": batch}]
+    raw |= {"name": f"{raw['name']}-{store.meta.dataset}", "data": data, "train": train}
     recipe = validate(Recipe, override(raw, assignments), where=where)
     check_budget(recipe, where=where)
     return recipe

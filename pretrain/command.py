@@ -20,7 +20,8 @@ def pretrain(config: str, assignments: tuple[str, ...], folder: Path | None, dry
              json_: bool) -> None:
     """Train the operator of CONFIG (a file, or a name under configs/) with KEY=VALUE put in place of its values.
 
-    A run that was stopped goes on where it was. Under torchrun, every process takes its share of each batch.
+    A run that was stopped goes on where it was. Under torchrun every process takes its share of each batch:
+    torchrun --nproc-per-node=2 --no-python -- sciml pretrain CONFIG
     """
     from dataclasses import asdict
 

@@ -26,7 +26,7 @@ class Windows(Protocol):
     """The samples of one split, in a fixed order.
 
     `draw`: whatever is random comes from `rng` (keyed by seed, epoch and index) or, where all samples of a batch must
-    agree (a horizon, hence a shape), from `batch_rng` (keyed by seed and micro-step). Deterministic windows ignore both.
+    agree (a horizon, hence a shape), from `batch_rng` (keyed by seed and micro-step). What is fixed ignores both.
     """
 
     def __len__(self) -> int: ...
@@ -74,8 +74,8 @@ class Metric:
 class DomainAdapter(Protocol):
     """One domain. Frozen; `fit` returns a copy that also knows another data set.
 
-    name: the domain. differentiate: inputs that outputs are differentiated by (``("coord",)``: forces); the predictor
-    then tracks them. objective: name in ``sciml.objectives``.
+    name: the domain. baseline_name: the floor's, in tables. differentiate: inputs that outputs are differentiated by
+    (``("coord",)``: forces); the predictor then tracks them. objective: name in ``sciml.objectives``.
     """
 
     @property
@@ -86,6 +86,9 @@ class DomainAdapter(Protocol):
 
     @property
     def objective(self) -> str: ...
+
+    @property
+    def baseline_name(self) -> str: ...
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:

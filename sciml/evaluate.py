@@ -1,9 +1,11 @@
-"""Scores beside the floor: every question of a domain, ours and the baseline's, with intervals over independent blocks."""
+"""Scores beside the floor: every question, ours and the baseline's, with intervals over independent blocks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import xarray as xr
 from sciml.adapter import DomainAdapter, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
-from sciml.metrics import paired_blocks
+from sciml.metrics import Interval, paired_blocks
 from sciml.packing import collate
 from sciml.predictor import Predictor, predictions, truths
 from sciml.rollout import BlowUp, rollout
@@ -24,22 +26,16 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One score: ours and the baseline's means, and the 95 % interval (low, high) of their paired difference.
+    """One score: ours and the baseline's means over `samples` windows, the interval of their paired difference, and the
+    verdict that `Interval.verdict` gives; "worse" where ours is not finite and the baseline's is."""
 
-    verdict: "better", "worse", "no difference", or "too few independent blocks" (fewer than ten).
-    """
-
-    domain: str
-    dataset: str
     question: str
     metric: str
     unit: str
     value: float
     baseline: float
     baseline_name: str
-    low: float
-    high: float
-    blocks: int
+    interval: Interval
     verdict: str
     samples: int
 
@@ -61,7 +57,11 @@ class Evaluation:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return [{**asdict(row), "ratio": row.ratio} for row in self.scores]
+        """One flat mapping per score, as tables and JSON have it."""
+        return [{"domain": self.domain, "dataset": self.dataset, "question": row.question, "metric": row.metric,
+                 "unit": row.unit, "value": row.value, "baseline": row.baseline, "baseline_name": row.baseline_name,
+                 "ratio": row.ratio, "low": row.interval.low, "high": row.interval.high, "blocks": row.interval.blocks,
+                 "verdict": row.verdict, "samples": row.samples} for row in self.scores]
 
     def json(self) -> dict[str, Any]:
         return {"domain": self.domain, "dataset": self.dataset, "split": self.split, "rows": self.rows,
@@ -155,10 +155,8 @@ def _truth(sample: Sample, prediction: xr.Dataset) -> xr.Dataset:
 def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[State]:
     """`steps` states; after a blow-up the last ones are NaN, which every metric counts as the worst."""
     states: list[State] = []
-    try:
+    with suppress(BlowUp):
         states.extend(rollout(predictor, initial, steps))
-    except BlowUp:
-        pass
     last = states[-1] if states else initial
     lost = replace(last, batch=replace(last.batch, values=torch.full_like(last.batch.values, torch.nan)))
     return states + [lost] * (steps - len(states))
@@ -190,14 +188,19 @@ def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, o
                 "step": list(range(1, a.shape[1] + 1)), "ours": _mean(a, 0).tolist(), "baseline": _mean(b, 0).tolist()}
             a, b = _mean(a, 1), _mean(b, 1)
         interval = paired_blocks(a, b, block)
+        lost = bool((~np.isfinite(a) & np.isfinite(b)).any())
+        if lost:
+            interval = replace(interval, difference=math.nan, low=math.nan, high=math.nan)
         result.scores.append(Row(
-            adapter.name, result.dataset, question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
-            adapter.baseline_name, interval.low, interval.high, interval.blocks, interval.verdict(higher=metric.higher), len(a)))
+            question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)), adapter.baseline_name,
+            interval, "worse" if lost else interval.verdict(higher=metric.higher), len(a)))
 
 
 def _mean(values: np.ndarray, axis: int) -> Any:
     """A plain mean: NaN (a rollout that blew up) is not forgiven."""
-    return values.mean(axis=axis) if values.size else np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
+    if values.size:
+        return values.mean(axis=axis)
+    return np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
 
 
 def examples(predictor: Predictor, store: Store, split: SplitName = "test", count: int = 4) -> xr.Dataset | None:
@@ -217,7 +220,7 @@ def examples(predictor: Predictor, store: Store, split: SplitName = "test", coun
     result = ours[names].assign({f"{n}_truth": truth[n] for n in names} | {f"{n}_baseline": baseline[n] for n in names})
     before = adapter.observe(adapter.initial(samples[0]))
     if "valid_time" in before.coords:
-        past = [adapter.observe(adapter.initial(sample)).rename(time="past", valid_time="past_time") for sample in samples]
+        past = [adapter.observe(adapter.initial(s)).rename(time="past", valid_time="past_time") for s in samples]
         result["history"] = xr.concat([p[names[0]] for p in past], dim="sample", join="override", coords="minimal",
                                       compat="override")
         result = result.assign_coords(past_time=(("sample", "past"), np.concatenate([p["past_time"] for p in past])))

@@ -49,16 +49,17 @@ class Muon(torch.optim.Optimizer):
         for matrix in matrices:
             if not self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        weights: list[Tensor] = list(matrices)
         buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        gradients = [matrix.grad for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
         ahead = torch.stack(torch._foreach_add(gradients, buffers, alpha=momentum))
         rows, columns = ahead.shape[1:]
         direction = orthogonalise(ahead).to(ahead.dtype) * (group["lr"] * max(1.0, rows / columns) ** 0.5)
         if group["weight_decay"]:
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_sub_(matrices, list(direction.unbind()))
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(weights, list(direction.unbind()))
 
 
 def orthogonalise(stack: Tensor) -> Tensor:

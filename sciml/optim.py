@@ -20,9 +20,11 @@ def make_optimizers(operator: nn.Module, train: TrainRecipe) -> Optimizers:
     matrices, rest = optimizer_groups(operator)
     if train.optimizer == "adamw":
         matrices, rest = [], [*matrices, *rest]
-    made: Optimizers = {"adamw": torch.optim.AdamW(rest, lr=train.learning_rate, betas=(0.9, 0.95),
-                                                   weight_decay=train.weight_decay,
-                                                   fused=True)}
+    groups = [{"params": [p for p in rest if p.is_complex() == unfused], "fused": not unfused}
+              for unfused in (False, True)]  # the fused kernel doesn't know complex weights
+    made: Optimizers = {"adamw": torch.optim.AdamW([group for group in groups if group["params"]],
+                                                   lr=train.learning_rate, betas=(0.9, 0.95),
+                                                   weight_decay=train.weight_decay)}
     if matrices:
         made["muon"] = Muon(matrices, lr=train.matrix_learning_rate, weight_decay=train.weight_decay)
     return made

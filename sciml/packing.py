@@ -116,6 +116,9 @@ def _conditions(batches: Sequence[TokenBatch], dim: int) -> Conditions:
                              fix="batch only samples with the same conditions")
     contexts = [b.conditions.context for b in batches]
     present = [c for c in contexts if c is not None]
+    if present and len(present) < len(batches):
+        raise InputError("batch", key=f"{batches[0].sources}", found=f"{len(present)} of {len(batches)} with context",
+                         expected="a context for all or for none", fix="batch only samples with the same conditions")
     size = 0 if dim == 0 else dim - 1
 
     def join(name: str) -> Tensor:
@@ -150,10 +153,12 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
         assert segment is not None
         index, dim = (segment[0] == i).nonzero()[:, 0], 1 + place
 
+    def cells(t: Tensor) -> Tensor:
+        """Of a tensor on the lattice; size 1 along the samples' dimension: shared by all."""
+        return t if t.shape[dim] == 1 else t.index_select(dim, index)
+
     def pick(t: Tensor) -> Tensor:
-        if t.ndim == 2 and dim:
-            return t[i: i + 1]
-        return t if t.shape[dim] == 1 and dim == 0 and batch.num_segments > 1 else t.index_select(dim, index)
+        return t[i: i + 1] if t.ndim == 2 and dim else cells(t)
 
     def axis(which: int, a: Axis) -> Axis:
         def own(t: Tensor | None, along: int) -> Tensor | None:
@@ -179,7 +184,7 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
         batch, values=pick(batch.values), axes=tuple(axis(k, a) for k, a in enumerate(batch.axes)),
         observed=None if batch.observed is None else pick(batch.observed),
         conditions=Conditions({k: v[i: i + 1] for k, v in batch.conditions.vector.items()},
-                              {k: pick(v) for k, v in batch.conditions.lattice.items()},
+                              {k: cells(v) for k, v in batch.conditions.lattice.items()},
                               None if context is None else _take(context, i)),
         targets={k: target(t) for k, t in batch.targets.items()},
         num_segments=1, sources=batch.sources[i: i + 1])

@@ -112,7 +112,7 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str], *, where: objec
     >>> override({"train": {"steps": 5}, "data": [{"batch": 1}]}, ["train.steps=9", "data.0.batch=2"])
     {'train': {'steps': 9}, 'data': [{'batch': 2}]}
     """
-    result = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    result = yaml.safe_load(yaml.safe_dump(dict(raw), sort_keys=False))
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
     unit, theirs = (str(time.attrs.get("units", elapsed.attrs.get("units", "1"))) for time in (elapsed, clock))
     start = float(clock.values.reshape(-1)[0])
     if theirs != unit:
-        start *= float(np.divide(*(seconds_per(u, where="dataset", key="time") for u in (theirs, unit))))
+        start *= seconds_per(theirs, where="dataset", key="time") / seconds_per(unit, where="checkpoint", key="time")
     attrs = {**clock.attrs, **elapsed.attrs}
     return observed.assign_coords(time=((), float(elapsed) + start, attrs)).expand_dims("time").transpose(
         "sample", "time", ...)
@@ -144,9 +145,13 @@ def rollout_to_zarr(predictor: Predictor, store: Store, split: SplitName, out: s
     group = _existing(out, plan, overwrite)
     if group is None:
         group = _create(predictor, adapter, starts, out, plan)
+
+    def tick(number: int, step: int) -> None:
+        if progress is not None:
+            progress(number * steps + step, count * steps)
+
     for number in range(count):
-        _roll_one(predictor, adapter, starts[number], number, group, out, save_every,
-                  lambda step, n=number: progress and progress(n * steps + step, count * steps))
+        _roll_one(predictor, adapter, starts[number], number, group, out, save_every, partial(tick, number))
     group.attrs["complete"] = True
     shutil.rmtree(aside(out), ignore_errors=True)
     return out

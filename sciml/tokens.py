@@ -154,7 +154,8 @@ class TokenBatch:
     def __post_init__(self) -> None:
         lattice = tuple(axis.size for axis in self.axes)
         if self.values.shape[1:-1] != lattice or self.values.shape[-1] != len(self.channels):
-            raise ValueError(f"values {tuple(self.values.shape)} do not fit lattice {lattice} and channels {self.channels}")
+            shape = tuple(self.values.shape)
+            raise ValueError(f"values {shape} do not fit lattice {lattice} and channels {self.channels}")
 
     @property
     def lattice(self) -> tuple[int, ...]:

@@ -349,7 +349,8 @@ def resume(run: Run) -> bool:
     run.predictor.operator.load_state_dict(part("weights/"))
     optim.restore(run.optimizers, part("optimizer/"))
     if run.average is not None:
-        run.average.weights, run.average.updates = part("average/"), int(state.info["updates"])
+        own = {k: v.to(run.recipe.train.device) for k, v in part("average/").items()}
+        run.average.weights, run.average.updates = own, int(state.info["updates"])
     run.step, run.steps = int(state.info["step"]), int(state.info["steps"])
     run.best, run.skipped = float(state.info["best"]), int(state.info["skipped"])
     return True

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 SHORT_ROW = 128
 """Up to this many keys the fused bfloat16 kernel's backward is 3–8× slower on a CPU than float32."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class Local(Mixer):
         rank, half = len(axes), TAPS // 2
         kernel = x.new_zeros(self.width, 1, *[TAPS] * rank)
         for place, index in enumerate(axes):
-            line = [slice(None), 0, *[half] * rank]
+            line: list[Any] = [slice(None), 0, *[half] * rank]
             line[2 + place] = slice(None)
             own = self.gain(self.kernel, geometry.role(index)).T.to(x.dtype)
             kernel[tuple(line)] = kernel[tuple(line)] + own
@@ -52,7 +54,8 @@ class Local(Mixer):
             pad = [0, 0] * rank
             pad[2 * (rank - 1 - place): 2 * (rank - place)] = [half, half]
             wraps = geometry.axes[index].period is not None
-            y = F.pad(y, pad, mode="circular") if wraps and y.shape[2 + place] >= half else _pad(y, pad, 2 + place, wraps)
+            fits = wraps and y.shape[2 + place] >= half
+            y = F.pad(y, pad, mode="circular") if fits else _pad(y, pad, 2 + place, wraps)
         y = (F.conv1d, F.conv2d, F.conv3d)[rank - 1](y, kernel, groups=self.width)
         inverse = sorted(range(x.ndim), key=order.__getitem__)
         return y.movedim(1, -1).reshape(moved.shape).permute(inverse)
@@ -72,7 +75,7 @@ class Local(Mixer):
             else:
                 padded = _extend(line, TAPS // 2, axis.period is not None)
             y = sum(self.kernel[t] * padded[..., t: t + line.shape[-2], :] for t in range(TAPS))
-            total = total + self.gain(y, geometry.role(index)).movedim(-2, index + 1)  # type: ignore[arg-type]
+            total = total + self.gain(y, geometry.role(index)).movedim(-2, index + 1)
         return self.out(total), None if memory is None else tuple(memory.items())
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:

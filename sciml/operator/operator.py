@@ -45,7 +45,7 @@ class Ports(nn.Module):
         self.conditions.rows.extend(spec.vector_conditions)
         for name, head in spec.heads.items():
             if name in self.heads:
-                self.heads[name].extend(head)
+                self.heads[name].extend(head)  # type: ignore[operator]
             else:
                 make = registry.find("sciml.operator.heads", head.kind)
                 self.heads[name] = make(spec, head, config.stem_width, config.levels[0].width)
@@ -93,7 +93,7 @@ class Operator(nn.Module):
         """A cache to start a causal rollout with: one entry per mixer, in order of execution."""
         blocks = [block for level in self.levels for block in level.down]  # type: ignore[union-attr]
         blocks += [block for level in reversed(self.levels[:-1]) for block in level.up]  # type: ignore[union-attr]
-        return [() for block in blocks for _ in block.mixers]  # type: ignore[union-attr]
+        return [() for block in blocks for _ in block.mixers]
 
     def forward(self, batch: TokenBatch, cache: Cache | None = None, second_order: bool = False) -> Outputs:
         spec, port = self._spec(batch.domain), self._port(batch.domain)
@@ -137,7 +137,8 @@ class Operator(nn.Module):
         if context is None:
             return None
         spec = self._spec(batch.domain).context
-        assert spec is not None and port.context_stem is not None
+        assert spec is not None
+        assert port.context_stem is not None
         sizes = cells_per_token(context.axes, spec)
         padded = pad(context, sizes)
         return port.context_stem(padded, sizes).flatten(1, -2)
@@ -175,7 +176,8 @@ def count_parameters(module: nn.Module) -> int:
 
 def optimizer_groups(module: nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """Hidden matrices of the core (for Muon) and everything else (for AdamW)."""
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
         hidden = parameter.ndim == 2 and name.startswith("levels.") and "gain" not in name and "kernel" not in name
         (matrices if hidden else rest).append(parameter)

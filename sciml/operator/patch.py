@@ -92,9 +92,9 @@ class Merge(nn.Module):
         self.widen = nn.Linear(width, width_out)
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        kernel = torch.einsum("oc,pck->opk", self.widen.weight, self.taps.kernel(sizes)).flatten(1)
-        scale = max(len(self.taps.kernel(sizes)), 1) ** -0.5
-        return nn.functional.linear(fold(x, sizes), kernel * scale, self.widen.bias)
+        taps = self.taps.kernel(sizes)  # (P, C, C)
+        kernel = torch.einsum("oc,pck->opk", self.widen.weight, taps) * len(taps) ** -0.5
+        return nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
 
 
 class Split(nn.Module):
@@ -106,7 +106,7 @@ class Split(nn.Module):
         self.taps = Taps(width_out, patch)
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        kernel = self.taps.kernel(sizes) @ self.narrow.weight  # (P, C_out, C)
-        bias = self.taps.kernel(sizes) @ self.narrow.bias
+        taps = self.taps.kernel(sizes)
+        kernel, bias = taps @ self.narrow.weight, taps @ self.narrow.bias  # (P, C_out, C), (P, C_out)
         y = nn.functional.linear(x, kernel.flatten(0, 1), bias.flatten())
         return unfold(y, sizes, kernel.shape[1])

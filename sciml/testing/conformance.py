@@ -328,7 +328,7 @@ def check_baseline(subject: Subject) -> None:
         subject.hold(rows, "questions() asks nothing of the validation split", "ask at least one, with metrics()")
         for row in rows:
             subject.hold(np.isfinite(row.value) and np.isclose(row.value, row.baseline, rtol=1e-5, atol=1e-9),
-                         f"{row.question}/{row.metric} is {row.value:g} of silent heads, {row.baseline:g} of the baseline",
+                         f"{row.question}/{row.metric} with silent heads is {row.value:g}, not {row.baseline:g}",
                          "decode what target.baseline says; keep no second path to the baseline")
 
 

@@ -17,15 +17,22 @@ from tests.e2e import jobs, tiny
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
-    """Navier–Stokes at 16² and, with twice the viscosity, at 24²."""
-    folder = tmp_path_factory.mktemp("stores")
-    return (tiny.navier_stokes(folder / "ns_a.zarr"),
-            tiny.navier_stokes(folder / "ns_b.zarr", name="ns_b", resolution=24, viscosity=2e-3))
+def device() -> str:
+    """What to train on: the CPU, or what ``make gpu`` says."""
+    return os.environ.get("SCIML_TEST_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="session")
-def trained(stores: tuple[Store, Store], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store, Store]:
+    """Navier–Stokes at 16² and, with twice the viscosity, at 24²; a panel of two series."""
+    folder = tmp_path_factory.mktemp("stores")
+    return (tiny.navier_stokes(folder / "ns_a.zarr"),
+            tiny.navier_stokes(folder / "ns_b.zarr", name="ns_b", resolution=24, viscosity=2e-3),
+            tiny.panel(folder))
+
+
+@pytest.fixture(scope="session")
+def trained(stores: tuple[Store, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that was trained without interruption. Read it, don't change it."""
     from pretrain.workflow import pretrain
 

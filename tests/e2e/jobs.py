@@ -1,7 +1,7 @@
 """A process that imports everything once and forks a child per job, so that many runs can be killed at little cost.
 
-Lines of JSON on stdin, one per job; a line with the child's exit status (negative: the signal) on stdout. A job:
-``do`` (train or rollout), its arguments, and ``kill`` = [function, n]: SIGKILL as that function is called the n-th time.
+Lines of JSON on stdin, one per job; a line with the child's exit status (negative: the signal) on stdout. A job: ``do``
+(train or rollout), its arguments, and ``kill`` = [function, n]: SIGKILL as that function is called the n-th time.
 ``order``: a file that gets a line [step, micro-step in it, data set, sources] per micro-batch. ``ranks``: that many
 children under DDP, each with a file ``<order>-<rank>``; the status is the first one's.
 """
@@ -103,7 +103,8 @@ def main() -> None:
         job = json.loads(line)
         ranks, port = job.get("ranks", 1), free_port()
         children = [fork(job, rank, ranks, port) for rank in range(ranks)]
-        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children][0], flush=True)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(statuses[0], flush=True)
 
 
 if __name__ == "__main__":

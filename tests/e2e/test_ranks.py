@@ -1,4 +1,4 @@
-"""Two gloo processes train as one does: the same losses at equal global batch, the same data set in every micro-step."""
+"""Two gloo processes train as one does: the same losses at equal global batch, the same data in every micro-step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def seen(path: Path) -> list[list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def plan(stores: tuple[Store, Store]) -> dict[str, Any]:
+def plan(stores: tuple[Store, ...]) -> dict[str, Any]:
     return tiny.recipe(*(store.url for store in stores)).model_dump(mode="json")
 
 
@@ -41,7 +41,7 @@ def test_two_ranks_train_as_one(run_job: Job, plan: dict[str, Any], tmp_path: Pa
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     alone, first, second = (seen(tmp_path / name) for name in ("alone", "rank-0", "rank-1"))
     assert [row[:3] for row in first] == [row[:3] for row in second] == [row[:3] for row in alone]
-    assert {row[2] for row in first} == {"ns_a", "ns_b"}
+    assert {row[2] for row in first} == {"ns_a", "ns_b", "panel"}
     assert [a[3] + b[3] for a, b in zip(first, second)] == [row[3] for row in alone]
 
 
@@ -66,10 +66,9 @@ def test_torchrun_of_the_command_line(plan: dict[str, Any], tmp_path: Path) -> N
     short = {**plan, "train": {**plan["train"], "steps": 4}}
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(short))
-    command = "from sciml.cli import main; main()"
-    (tmp_path / "sciml_main.py").write_text(f"if __name__ == '__main__':\n    {command}\n")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for folder, prefix in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", launch)):
-        subprocess.run([*prefix, str(tmp_path / "sciml_main.py"), "pretrain", str(config), "--run", str(folder)],
-                       check=True, capture_output=True, timeout=110)
+    sciml = str(Path(sys.executable).with_name("sciml"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", "--"]
+    for folder, prefix in ((tmp_path / "one", []), (tmp_path / "two", launch)):
+        subprocess.run([*prefix, sciml, "pretrain", str(config), "--run", str(folder)], check=True,
+                       capture_output=True, timeout=110)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)

@@ -52,7 +52,7 @@ def order(path: Path) -> dict[tuple[int, int], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def plan(stores: tuple[Store, Store]) -> dict[str, Any]:
+def plan(stores: tuple[Store, ...]) -> dict[str, Any]:
     return tiny.recipe(*(store.url for store in stores)).model_dump(mode="json")
 
 
@@ -105,7 +105,7 @@ def test_workers_change_nothing(run_job: Job, plan: dict[str, Any], whole: Path,
     assert_same(tmp_path / "run", whole)
 
 
-def test_a_finished_run_stays_as_it_is(stores: tuple[Store, Store], trained: Path) -> None:
+def test_a_finished_run_stays_as_it_is(stores: tuple[Store, ...], trained: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (trained / "checkpoints").rglob("*")}
     log = lines(trained)
     pretrain(tiny.recipe(*(store.url for store in stores)), trained)
@@ -113,7 +113,7 @@ def test_a_finished_run_stays_as_it_is(stores: tuple[Store, Store], trained: Pat
     assert lines(trained) == log
 
 
-def test_minutes_are_calibrated_once(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_minutes_are_calibrated_once(stores: tuple[Store, ...], tmp_path: Path) -> None:
     """The calibration uses up no random numbers and no samples; what it found is not measured again."""
     quiet = {"checkpoint_every": 1000, "validate_every": 1000}
     timed = tiny.recipe(stores[0].url, steps=None, minutes=0.01, **quiet)
@@ -125,18 +125,18 @@ def test_minutes_are_calibrated_once(stores: tuple[Store, Store], tmp_path: Path
     assert json.loads((tmp_path / "timed" / "budget.json").read_text())["steps"] == steps
 
 
-def test_another_recipe_is_refused(stores: tuple[Store, Store], trained: Path) -> None:
+def test_another_recipe_is_refused(stores: tuple[Store, ...], trained: Path) -> None:
     log = (trained / "train.jsonl").read_bytes()
     with pytest.raises(InputError, match="--overwrite"):
         pretrain(tiny.recipe(stores[0].url, steps=3), trained)
     assert (trained / "train.jsonl").read_bytes() == log
 
 
-def test_overwrite_replaces_a_run_and_nothing_else(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_overwrite_replaces_a_run_and_nothing_else(stores: tuple[Store, ...], tmp_path: Path) -> None:
     folder, short = tmp_path / "run", {"steps": 1, "validate_every": 0}
     pretrain(tiny.recipe(stores[0].url, steps=2), folder)
     pretrain(tiny.recipe(stores[0].url, **short), folder, overwrite=True)
-    assert [row["step"] for row in lines(folder)] == [1, 1]
+    assert max(row["step"] for row in lines(folder)) == 1
     other = tmp_path / "photos"
     other.mkdir()
     (other / "cat.png").write_bytes(b"cat")
@@ -145,14 +145,14 @@ def test_overwrite_replaces_a_run_and_nothing_else(stores: tuple[Store, Store], 
     assert (other / "cat.png").read_bytes() == b"cat"
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(stores: tuple[Store, Store], whole: Path, plan: Any,
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(stores: tuple[Store, ...], whole: Path, plan: Any,
                                                                run_job: Job, tmp_path: Path) -> None:
     job = {"do": "train", "recipe": plan, "folder": str(tmp_path / "run"), "order": str(tmp_path / "order")}
     assert run_job(**job, kill=[STEP, 8]) == -signal.SIGKILL
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     state = newest / "training_state" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(InputError, match="state.safetensors") as caught:
+    with pytest.raises(InputError, match=r"state\.safetensors") as caught:
         pretrain(tiny.recipe(*(store.url for store in stores)), tmp_path / "run")
     assert "delete this folder" in caught.value.fix
     for file in sorted(newest.rglob("*"), reverse=True):

@@ -121,7 +121,7 @@ def test_a_manifest_that_leaves_out_a_file_is_refused(folder: Path, name: str) -
     assert caught.value.where == str(folder / name)
 
 
-@pytest.mark.parametrize(("version", "fix"), [(2, "upgrade|pip install -U"), ("1", "train again"), (None, "train again")])
+@pytest.mark.parametrize(("version", "fix"), [(2, "pip install -U"), ("1", "train again"), (None, "train again")])
 def test_another_schema_is_refused_with_a_fix(folder: Path, version: Any, fix: str) -> None:
     edit(folder / "manifest.json", lambda manifest: manifest.update(schema_version=version))
     with pytest.raises(InputError, match=fix) as caught:

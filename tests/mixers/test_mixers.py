@@ -46,7 +46,7 @@ def assert_close(name: str, one: Tensor, two: Tensor) -> None:
 
 @st.composite
 def lattices(draw: st.DrawFn) -> tuple[Tensor, Geometry]:
-    """x ``(B, *lattice, C)`` and axes of every kind: periods, uneven or no weights, padding, own coordinates, segments."""
+    """x ``(B, *lattice, C)`` and axes of every kind: periods, weights, padding, own coordinates, segments."""
     rank, batch = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     axes = []
@@ -203,7 +203,7 @@ def test_pair_bias_replaces_the_rotary_and_is_differentiated(name: str) -> None:
 
 
 def causal_lattice(name: str, packed: bool) -> tuple[Tensor, tuple[Axis, ...], int]:
-    """x, axes and which of them is causal: events alone, or (variate, causal time) for mixers that take several axes."""
+    """x, axes and which of them is causal: events alone, or (variate, causal time)."""
     coord = torch.rand(1, 7, 1).cumsum(1)
     events = Axis("event", "set", coord, causal=True, segment=torch.zeros(1, 7, dtype=torch.long) if packed else None)
     if packed or name == "full":

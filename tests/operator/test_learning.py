@@ -18,7 +18,7 @@ from sciml.testing.conformance import OPERATOR
 TINY: dict[str, Any] = {"atoms": atoms, "events": events, "grid": grid, "panel": panel}
 
 
-def losses(name: str, steps: int, rate: float = 5e-3) -> list[float]:
+def losses(name: str, steps: int, rate: float = 1e-2) -> list[float]:
     """Of one batch of three samples, all weights under Adam."""
     store = TINY[name].make_store()
     adapter = TINY[name].PLUGIN().fit(store)
@@ -41,13 +41,10 @@ def losses(name: str, steps: int, rate: float = 5e-3) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("name", "floor"), [
-    ("atoms", 0.0), ("grid", 0.0), ("panel", 0.0),
-    ("events", 0.05),  # logits reach the truth only at infinity
-])
-def test_one_batch_can_be_learnt_by_heart(name: str, floor: float) -> None:
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_one_batch_can_be_learnt_by_heart(name: str) -> None:
     found = losses(name, 100)
-    assert found[-1] < floor + 0.1 * found[0], found[::20]
+    assert found[-1] < 0.1 * found[0], found[::20]
 
 
 @pytest.mark.parametrize("name", sorted(TINY))

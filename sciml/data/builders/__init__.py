@@ -1,1 +1,1 @@
-"""Named builders of data sets: modules whose ``PLUGIN(options: dict) -> xr.Dataset`` returns a lazy, canonical dataset."""
+"""Named builders of data sets: modules whose ``PLUGIN(options: dict)`` returns a lazy, canonical ``xr.Dataset``."""
