@@ -41,7 +41,7 @@ def prepare(source: Path, store_url: str, assignments: Sequence[str]) -> tuple[P
 
 
 def default_folder(source: Path, store_url: str) -> Path:
-    """``finetune/<dataset>`` inside the run that the checkpoint belongs to, else ``runs/<dataset>``."""
+    """``finetune/<dataset>`` inside the run that the checkpoint belongs to, else ``runs/finetune-<dataset>``."""
     dataset, folder = open_store(store_url).meta.dataset, checkpoint.resolve(source)
     inside = folder.parent.name == "checkpoints"
     return folder.parent.parent / "finetune" / dataset if inside else Path("runs") / f"finetune-{dataset}"

@@ -69,8 +69,10 @@ def names(kind: Kind) -> tuple[str, ...]:
     if kind == "datasets":
         paths = (path.relative_to(place) for path in place.glob("*/*.yaml"))
         return tuple(sorted(str(p.parent if p.stem == "source" else p.with_suffix("")) for p in paths))
-    suffix = {"configs": ".yaml", "benchmarks": ".py"}[kind]
-    return tuple(sorted(path.stem for path in place.glob(f"*{suffix}") if not path.name.startswith("_")))
+    if kind == "benchmarks":
+        scripts = (path for path in place.glob("*.py") if "\ndef run(" in path.read_text(encoding="utf-8"))
+        return tuple(sorted(path.stem for path in scripts))
+    return tuple(sorted(path.stem for path in place.glob("*.yaml")))
 
 
 def _inside(kind: Kind, name: Path, endings: tuple[str, ...]) -> Path | None:

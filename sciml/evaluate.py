@@ -19,7 +19,7 @@ from sciml.metrics import Interval, paired_blocks
 from sciml.packing import collate
 from sciml.predictor import Predictor, predictions, truths
 from sciml.rollout import BlowUp, rollout
-from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
+from sciml.tokens import Outputs, State, TokenBatch
 
 BATCH = 16
 
@@ -128,15 +128,14 @@ def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
     floor = adapter.floor()
     if question.steps == 0:
         batch = collate([adapter.encode(sample) for sample in samples])
-        plain = collate([floor.encode(sample) for sample in samples])
-        zeros = Outputs({head: torch.zeros_like(target.value) for head, target in plain.targets.items()})
+        plain = batch if floor is adapter else collate([floor.encode(sample) for sample in samples])
         truth = truths(predictor.operator.specs[adapter.name], batch)
         yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
-               floor.decode(plain, predictions(plain, zeros)), adapter.decode(batch, truth))
+               floor.decode(plain, predictions(plain, zero_outputs(plain))), adapter.decode(batch, truth))
         return
     for sample in samples:
         prediction = _frames(adapter, _until_blow_up(predictor, adapter.initial(sample), question.steps))
-        baseline = _frames(floor, _baseline_states(floor, predictor, floor.initial(sample), question.steps))
+        baseline = _frames(floor, _baseline_states(floor, floor.initial(sample), question.steps))
         yield prediction, baseline, _truth(sample, prediction)
 
 
@@ -149,7 +148,7 @@ def _frames(adapter: DomainAdapter, states: Sequence[State]) -> xr.Dataset:
 def _truth(sample: Sample, prediction: xr.Dataset) -> xr.Dataset:
     """The sample's later times under the dimensions of a rollout."""
     later = sample[[str(name) for name in prediction.data_vars]].isel(time=slice(1, None))
-    return later.drop_vars("time").rename(time="step").expand_dims("sample").transpose("sample", "step", ...)
+    return later.drop_vars("time", errors="ignore").rename(time="step").expand_dims("sample").transpose("sample", "step", ...)
 
 
 def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[State]:
@@ -162,19 +161,17 @@ def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[Sta
     return states + [lost] * (steps - len(states))
 
 
-def _baseline_states(adapter: DomainAdapter, predictor: Predictor, initial: State, steps: int) -> list[State]:
+def _baseline_states(adapter: DomainAdapter, initial: State, steps: int) -> list[State]:
     states, state = [], initial
     for _ in range(steps):
-        state = adapter.advance(state, zero_outputs(predictor.operator.specs[adapter.name], state.batch))
+        state = adapter.advance(state, zero_outputs(state.batch))
         states.append(state)
     return states
 
 
-def zero_outputs(spec: TokenSpec, batch: TokenBatch) -> Outputs:
-    """Every head says nothing: the baseline's prediction."""
-    shapes = {"lattice": batch.values.shape}
-    return Outputs({name: batch.values.new_zeros(shapes.get(head.kind, (batch.num_segments, len(head.outputs))))
-                    for name, head in spec.heads.items()})
+def zero_outputs(batch: TokenBatch) -> Outputs:
+    """Every head that is asked for says nothing: the baseline's prediction."""
+    return Outputs({head: torch.zeros_like(target.value) for head, target in batch.targets.items()})
 
 
 def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, ours: Scores, floor: Scores,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
 import sys
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
@@ -85,6 +86,8 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 def run(args: list[str] | None = None) -> int:
     """As `main`, but return the exit code."""
+    # OpenMP threads that spin while they wait make a step 20 times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli.main(args=args, prog_name="sciml", standalone_mode=False)
     except click.ClickException as error:

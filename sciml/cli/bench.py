@@ -1,4 +1,4 @@
-"""Measure beside peers: run benchmarks/NAME.py, resumed row by row, and print its table."""
+"""Measure beside peers: run benchmarks/NAME.py and print its table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def bench(name: str, json_: bool, show: bool) -> None:
     """Run benchmarks/NAME.py and write benchmarks/results/NAME.json.
 
-    A run that was stopped goes on at the first row it has not measured.
+    Rows are written down as they are measured; a script may go on from them after a stop, and says so.
     """
     from sciml.report import bench as benches
 

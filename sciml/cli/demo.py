@@ -11,7 +11,6 @@ import click
 from sciml.cli import console
 
 STEPS = 100
-MEMORY_GIB = 3.0
 
 
 def script(out: Path, stores: Path, domains: str, smallest: bool) -> list[list[str]]:
@@ -27,7 +26,7 @@ def script(out: Path, stores: Path, domains: str, smallest: bool) -> list[list[s
                 ["data", "build", "datasets/ili/source.yaml", flu, "--overwrite"] if series else [],
                 ["pretrain", "demo", *sizes, *data, "--run", str(out), "--overwrite"]]
     if fields:
-        tuned = str(out / "finetune")
+        tuned = str(out / "finetune" / "unseen_viscosity")
         tuning = ["train.steps=6", "train.validation_windows=4"] if smallest else ["train.steps=250"]
         commands += [
             ["evaluate", str(out), "--data", waves, *some],
@@ -79,7 +78,7 @@ def summary(out: Path) -> list[dict[str, object]]:
 
     main = {"relative_l2", "gmean_relative_l2", "mse"}
     rows = []
-    for path in sorted([*out.glob("evaluation/*.json"), *out.glob("finetune/evaluation/*.json")]):
+    for path in sorted([*out.glob("evaluation/*.json"), *out.glob("finetune/*/evaluation/*.json")]):
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
             rollout = row["question"].startswith("rollout")
             if row["metric"] in main and rollout == (row["metric"] == "gmean_relative_l2"):

@@ -36,29 +36,28 @@ class Local(Mixer):
             return torch.zeros_like(x), state
         if len(axes) > 3 or any(geometry.axes[i].causal for i in axes):
             return self._axis_by_axis(x, geometry, axes, state)
-        return self.out(self._cross(x, geometry, axes)), state
+        return self.out(self._convolve(x, geometry, axes)), state
 
-    def _cross(self, x: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
-        """One convolution with the cross-shaped sum of the axes' kernels; axes that are not filtered join the batch."""
+    def _convolve(self, x: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
+        """A depthwise convolution per axis (a cross-shaped kernel costs twice as much); other axes join the batch."""
         rank, half = len(axes), TAPS // 2
-        kernel = x.new_zeros(self.width, 1, *[TAPS] * rank)
-        for place, index in enumerate(axes):
-            line: list[Any] = [slice(None), 0, *[half] * rank]
-            line[2 + place] = slice(None)
-            own = self.gain(self.kernel, geometry.role(index)).T.to(x.dtype)
-            kernel[tuple(line)] = kernel[tuple(line)] + own
         order = [i for i in range(x.ndim - 1) if i - 1 not in axes] + [i + 1 for i in axes] + [x.ndim - 1]
         moved = x.permute(order)
-        y = moved.flatten(0, -rank - 2).movedim(-1, 1)
+        lines = moved.flatten(0, -rank - 2).movedim(-1, 1)
+        total: Tensor | None = None
         for place, index in enumerate(axes):
             pad = [0, 0] * rank
             pad[2 * (rank - 1 - place): 2 * (rank - place)] = [half, half]
             wraps = geometry.axes[index].period is not None
-            fits = wraps and y.shape[2 + place] >= half
-            y = F.pad(y, pad, mode="circular") if fits else _pad(y, pad, 2 + place, wraps)
-        y = (F.conv1d, F.conv2d, F.conv3d)[rank - 1](y, kernel, groups=self.width)
+            long = lines.shape[2 + place] >= half
+            y = F.pad(lines, pad, mode="circular") if wraps and long else _pad(lines, pad, 2 + place, wraps)
+            kernel = self.gain(self.kernel, geometry.role(index)).T
+            shape = [TAPS if i == place else 1 for i in range(rank)]
+            y = (F.conv1d, F.conv2d, F.conv3d)[rank - 1](y, kernel.reshape(-1, 1, *shape), groups=self.width)
+            total = y if total is None else total + y
+        assert total is not None
         inverse = sorted(range(x.ndim), key=order.__getitem__)
-        return y.movedim(1, -1).reshape(moved.shape).permute(inverse)
+        return total.movedim(1, -1).reshape(moved.shape).permute(inverse)
 
     def _axis_by_axis(self, x: Tensor, geometry: Geometry, axes: list[int],
                       state: MixerState) -> tuple[Tensor, MixerState]:

@@ -79,7 +79,8 @@ def _read(path: Path) -> Run:
         checkpoint=checkpoint, checkpoint_note=note,
         evaluations={file.stem: _json(file) for file in sorted((path / "evaluation").glob("*.json"))},
         rollouts=_stores(path / "rollout"), forecasts=_stores(path / "forecast"),
-        children=(_read(path / "finetune"),) if (path / "finetune").is_dir() else ())
+        children=tuple(_read(folder.parent) for pattern in ("finetune/recipe.yaml", "finetune/*/recipe.yaml")
+                       for folder in sorted(path.glob(pattern))))
 
 
 def _stores(folder: Path) -> dict[str, Path]:

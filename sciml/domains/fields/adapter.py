@@ -57,7 +57,7 @@ class Fields:
         return "persistence"
 
     def floor(self) -> Self:
-        return replace(self, spectra={})
+        return replace(self, spectra={}) if self.spectra else self
 
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it."""
