@@ -1,4 +1,4 @@
-"""ETTh1 beside the closed-form ridge: look-back 96, standard borders, scaled units, one set of weights for four horizons.
+"""ETTh1 beside the closed-form ridge: look-back 96, standard borders, scaled units, one set of weights, four horizons.
 
     SCIML_MIRROR=folder/with/etth1 sciml bench series
 

@@ -2,8 +2,8 @@
 
     sciml bench store
 
-Memory is the peak resident size of a fresh process beyond what importing everything costs. The tiny model is a width-32,
-depth-2 operator on batches of four 64² fields; the reader is windows, encode and collate in the same process.
+Memory is the peak resident size of a fresh process beyond what importing everything costs. The tiny model is a
+width-32, depth-2 operator on batches of four 64² fields; the reader is windows, encode and collate in the same process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ blocks = [Block(group=i, start=0, stop=64) for i in range(trajectories)]
 axes = {"time": AxisMeta(kind="time", unit="s")} | {n: AxisMeta(kind="space", unit="m", period=1.0) for n in "xy"}
 draft = StoreDraft(domain="fields", dataset="noise", group_dim="trajectory", groups=trajectories,
                    variables={"u": Variable(role="state", unit="m/s", dims=("time", "x", "y"))}, axes=axes, dt=1.0,
-                   splits=Splits(key="group", train=tuple(blocks[1:-1]), validation=tuple(blocks[:1]), test=tuple(blocks[-1:])),
+                   splits=Splits(key="group", train=tuple(blocks[1:-1]), validation=tuple(blocks[:1]),
+                                 test=tuple(blocks[-1:])),
                    provenance=Provenance(builder="noise"))
 store = write_store(data, draft, path)
 built = peak() - before

@@ -13,7 +13,8 @@ from sciml.cli import console
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", "store", required=True, metavar="STORE", help="Store to adapt to.")
-@click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder.  [default: finetune/DATASET in CHECKPOINT's run]")
+@click.option("--run", "folder", type=click.Path(path_type=Path),
+              help="Run folder.  [default: finetune/DATASET in CHECKPOINT's run]")
 @click.option("--dry-run", is_flag=True, help="Measure a few steps and print what the run would cost.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is there; otherwise it goes on.")
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")

@@ -70,7 +70,7 @@ def names(kind: Kind) -> tuple[str, ...]:
         paths = (path.relative_to(place) for path in place.glob("*/*.yaml"))
         return tuple(sorted(str(p.parent if p.stem == "source" else p.with_suffix("")) for p in paths))
     if kind == "benchmarks":
-        scripts = (path for path in place.glob("*.py") if "\ndef run(" in path.read_text(encoding="utf-8"))
+        scripts = (path for path in place.glob("*.py") if "\ndef run(" in "\n" + path.read_text(encoding="utf-8"))
         return tuple(sorted(path.stem for path in scripts))
     return tuple(sorted(path.stem for path in place.glob("*.yaml")))
 

@@ -148,7 +148,8 @@ def _frames(adapter: DomainAdapter, states: Sequence[State]) -> xr.Dataset:
 def _truth(sample: Sample, prediction: xr.Dataset) -> xr.Dataset:
     """The sample's later times under the dimensions of a rollout."""
     later = sample[[str(name) for name in prediction.data_vars]].isel(time=slice(1, None))
-    return later.drop_vars("time", errors="ignore").rename(time="step").expand_dims("sample").transpose("sample", "step", ...)
+    later = later.drop_vars("time", errors="ignore").rename(time="step")
+    return later.expand_dims("sample").transpose("sample", "step", ...)
 
 
 def _until_blow_up(predictor: Predictor, initial: State, steps: int) -> list[State]:

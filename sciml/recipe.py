@@ -95,7 +95,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise InputError(path, key=f"line {event.start_mark.line + 1}", found=f"alias *{event.anchor}",
+                mark: Any = event.start_mark
+                raise InputError(path, key=f"line {mark.line + 1}", found=f"alias *{event.anchor}",
                                  expected="no aliases (they can expand without bound)", fix="write the value out")
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
