@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def _run(script: Path) -> Bench:
     if spec is None or spec.loader is None:
         raise InputError(script, found="no Python module", expected="a script with run()", fix="correct the file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     result = module.run() if hasattr(module, "run") else None
     if not isinstance(result, Bench):
