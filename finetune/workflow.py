@@ -11,10 +11,11 @@ import torch
 from sciml import checkpoint, registry
 from sciml.data.store import Store, open_store
 from sciml.errors import InputError
+from sciml.plan import Plan, plan_of
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe, check_budget, override, validate
 from sciml.runs import begin
-from sciml.train import Plan, Progress, Run, fit, open_sources, plan_of
+from sciml.train import Progress, Run, fit, open_sources
 
 LEARNING_RATE_FACTOR = 0.3
 STEPS = 300
@@ -50,7 +51,7 @@ def default_folder(source: Path, store_url: str) -> Path:
 def dry_run(source: Path, store_url: str, assignments: Sequence[str]) -> Plan:
     """What the fine-tuning would cost, measured on a few steps; writes nothing."""
     predictor, recipe, store = prepare(source, store_url, assignments)
-    return plan_of(Run(Path(), recipe, predictor, open_sources(recipe, predictor, [store]), ()))
+    return plan_of(Run(Path(), recipe, predictor, open_sources(recipe, predictor, [store]), ()), [store])
 
 
 def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *, where: object) -> Recipe:

@@ -12,10 +12,11 @@ from sciml.adapter import DomainAdapter
 from sciml.data.store import Store
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
+from sciml.plan import Plan, plan_of
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe, validate
 from sciml.runs import begin, open_stores
-from sciml.train import Plan, Progress, Run, fit, open_sources, plan_of
+from sciml.train import Progress, Run, fit, open_sources
 
 
 def pretrain(recipe: Recipe, folder: Path, *, overwrite: bool = False,
@@ -48,4 +49,4 @@ def dry_run(recipe: Recipe) -> Plan:
     """Measure a few steps of a recipe without writing anything."""
     stores = open_stores(recipe)
     predictor = new_predictor(recipe, stores)
-    return plan_of(Run(Path(), recipe, predictor, open_sources(recipe, predictor, stores), ()))
+    return plan_of(Run(Path(), recipe, predictor, open_sources(recipe, predictor, stores), ()), stores)

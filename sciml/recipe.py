@@ -35,7 +35,10 @@ class SourceRecipe(Section):
 
 
 class TrainRecipe(Section):
-    """How to train. Exactly one of `steps` and `minutes`; minutes are calibrated once and then frozen as steps."""
+    """How to train. Exactly one of `steps` and `minutes`; minutes are calibrated once and then frozen as steps.
+
+    threads: of torch on the CPU; None: the fastest here, measured once and frozen, as sums depend on it.
+    """
 
     steps: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
@@ -54,6 +57,7 @@ class TrainRecipe(Section):
     keep_best: bool = True
     checkpoint_every: int = Field(default=500, ge=1)
     workers: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
     device: str = "cpu"
 
 

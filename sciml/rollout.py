@@ -23,6 +23,7 @@ from sciml.data.store import Store
 from sciml.data.units import seconds_per
 from sciml.errors import InputError
 from sciml.predictor import Predictor
+from sciml.threads import fastest as fastest_threads
 from sciml.tokens import State, Target
 
 
@@ -144,7 +145,9 @@ def rollout_to_zarr(predictor: Predictor, store: Store, split: SplitName, out: s
             "weights": fingerprint(predictor.operator)}
     group = _existing(out, plan, overwrite)
     if group is None:
+        torch.set_num_threads(fastest_threads())
         group = _create(predictor, adapter, starts, out, plan)
+    torch.set_num_threads(int(group.attrs["threads"]))
 
     def tick(number: int, step: int) -> None:
         if progress is not None:
@@ -254,7 +257,7 @@ def _create(predictor: Predictor, adapter: DomainAdapter, starts: Sequence[Sampl
         _write_truth(group, first, starts[number], number)
     group.attrs.update({"plan": plan, "sources": sources, "done": {}, "stopped": {}, "complete": False,
                         "domain": adapter.name, "dataset": str(first.attrs.get("dataset", "")),
-                        "checkpoint": dict(predictor.provenance)})
+                        "checkpoint": dict(predictor.provenance), "threads": torch.get_num_threads()})
     temporary.rename(out)
     return zarr.open_group(out, mode="r+")
 

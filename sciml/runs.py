@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from sciml import checkpoint
 from sciml.data.store import Store, open_store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
+from sciml.plan import freeze_budget
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe, read_yaml
 from sciml.train import Run, open_sources, resume
@@ -50,11 +50,8 @@ def begin(folder: Path, recipe: Recipe, predictor: Predictor, stores: Sequence[S
     predictor.provenance = {**predictor.provenance, **provenance(predictor, stores)}
     run = Run(folder, recipe, predictor, open_sources(recipe, predictor, stores),
               _validation(recipe, predictor, stores), ranks)
-    if resume(run):
-        return run
-    frozen = folder / "budget.json"
-    if frozen.exists():
-        run.steps = int(json.loads(frozen.read_text())["steps"])
+    resume(run)
+    freeze_budget(run)
     return run
 
 

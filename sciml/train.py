@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +24,6 @@ from sciml import checkpoint, optim, registry
 from sciml.data.store import Store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
-from sciml.operator.operator import count_parameters
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
@@ -36,7 +32,6 @@ from sciml.tokens import Outputs, TokenBatch
 
 MAX_SKIPPED = 10
 KEPT_CHECKPOINTS = 2
-CALIBRATION_STEPS = 12
 
 
 class Diverged(RuntimeError):
@@ -167,10 +162,6 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
     Writes ``train.jsonl`` (a line per step), ``checkpoints/step-*`` (resumable) and ``checkpoints/best``.
     """
     train = run.recipe.train
-    if not run.steps:
-        run.steps = train.steps or calibrated_steps(run)
-        if run.ranks.first:
-            write_json(run.folder / "budget.json", {"steps": run.steps, "minutes": train.minutes})
     data = micro_batches(run)
     batches = loader(data, run.step * train.micro_batches, run.steps * train.micro_batches, train.workers)
     operator = run.ranks.wrap(run.predictor.operator)
@@ -200,67 +191,6 @@ def micro_batches(run: Run) -> MicroBatches:
     for source in run.sources:
         run.ranks.check_divides(source.batch, source.name)
     return MicroBatches(run.sources, schedule, run.recipe.seed, run.ranks.rank, run.ranks.world)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a few steps on a throw-away copy cost."""
-
-    seconds_per_step: float
-    tokens_per_step: float
-    samples_per_step: float
-
-
-def measure_speed(run: Run, steps: int = CALIBRATION_STEPS) -> Speed:
-    """Run some steps of the real schedule on a copy of everything that a step changes."""
-    trial = copy.copy(run)
-    trial.predictor = Predictor(copy.deepcopy(run.predictor.operator), run.predictor.adapters, run.predictor.recipe)
-    trial.steps = max(steps, 1)
-    trial.__post_init__()
-    trial.predictor.operator.train()
-    data = micro_batches(trial)
-    micro = run.recipe.train.micro_batches
-    operator, tokens, samples, taken = run.ranks.wrap(trial.predictor.operator), 0, 0, []
-    for step in range(steps):
-        began = time.perf_counter()
-        own = [data[step * micro + m] for m in range(micro)]
-        train_step(trial, operator, iter(own))
-        taken.append(time.perf_counter() - began)
-        tokens += sum(b.values[..., 0].numel() for b in own)
-        samples += sum(b.num_segments for b in own)
-    return Speed(float(np.mean(taken[len(taken) // 4:])), tokens / steps, samples / steps)
-
-
-def calibrated_steps(run: Run) -> int:
-    """Steps that fit into the recipe's minutes, measured once; the schedule is frozen with them."""
-    assert run.recipe.train.minutes is not None
-    began = time.perf_counter()
-    speed = measure_speed(run)
-    left = run.recipe.train.minutes * 60 - (time.perf_counter() - began)
-    return run.ranks.agree(max(1, int(left / speed.seconds_per_step)))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would cost, measured on a few steps of it."""
-
-    parameters: int
-    samples_per_step: float
-    tokens_per_step: float
-    memory_mib: float
-    steps_per_s: float
-    steps: int
-    minutes: float
-
-
-def plan_of(run: Run) -> Plan:
-    """The plan of a run that was prepared and not begun. tokens: cells of the lattice; memory: peak resident."""
-    speed = measure_speed(run)
-    train = run.recipe.train
-    steps = train.steps or max(1, int((train.minutes or 0) * 60 / speed.seconds_per_step))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Plan(count_parameters(run.predictor.operator), speed.samples_per_step, speed.tokens_per_step, peak,
-                1 / speed.seconds_per_step, steps, steps * speed.seconds_per_step / 60)
 
 
 @torch.no_grad()
@@ -386,10 +316,3 @@ class _Log:
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

@@ -32,14 +32,18 @@ def evaluate(checkpoint: Path, store: str, split: SplitName, max_windows: int | 
     CHECKPOINT is a checkpoint folder, or a run folder. The scores are written to the run folder, where
     `sciml report` reads them.
     """
+    import torch
+
     from sciml.checkpoint import load, resolve
     from sciml.data.store import open_store
     from sciml.evaluate import evaluate as score
     from sciml.evaluate import examples
     from sciml.report.bench import write_json
+    from sciml.threads import fastest
 
     opened = open_store(store)
     with console.progress("evaluate") as progress:
+        torch.set_num_threads(fastest())
         predictor = load(checkpoint)
         result = score(predictor, opened, split, max_windows=max_windows, progress=progress)
     run = run_of(resolve(checkpoint))
