@@ -43,8 +43,8 @@ from sciml.rollout import BlowUp, rollout
 from sciml.sampling import MicroBatches, Schedule, Source
 from sciml.tokens import Outputs, TokenBatch
 
-MINUTES = float(os.environ.get("SCIML_BENCH_MINUTES", "6"))
-SEEDS = (0, 1)
+MINUTES = float(os.environ.get("SCIML_BENCH_MINUTES", "4"))
+SEEDS = (0, 1, 2)
 SLICE_S = 10.0
 STORE = Path("stores/bench/navier_stokes.zarr")
 BATCHES = (4, 16)

@@ -60,7 +60,7 @@ def test_pretrain_dry_run(call: Any, pretrained: Path, folder: Path, tmp_path: P
     monkeypatch.chdir(tmp_path)
     plan = json.loads(call("pretrain", folder / "tiny.yaml", "--dry-run", "--json"))
     assert set(plan) == {"parameters", "samples_per_step", "tokens_per_step", "memory_mib", "steps_per_s", "steps",
-                         "minutes"}
+                         "minutes", "reader_speedup", "read_amplification"}
     assert plan["steps"] == 12
     assert all(value > 0 for value in plan.values())
     assert "steps per s" in call("pretrain", folder / "tiny.yaml", "--dry-run")

@@ -257,3 +257,24 @@ def test_forces_are_minus_the_slope_of_the_energy_and_sum_to_zero(config: dict[s
                 own = adapter.encode(moved)
                 energy.append(float(own.targets["energy"].predict(predictor.forward(own)["energy"])))
             assert -(energy[0] - energy[1]) / (2 * step) == pytest.approx(float(forces[atom, k]), abs=1e-6)
+
+
+@pytest.mark.parametrize("mixers", [["axial"], ["local"], ["spectral"]])
+def test_role_gains_alone_tell_the_axes_apart(mixers: list[str]) -> None:
+    """With equal gains, weights that all axes share commute with transposition, as u·∇ω does not."""
+    level = {"width": 32, "depth": 1, "mixers": mixers, "head_width": 16}
+    spec = TokenSpec("torus", ("torus/u",), {"state": HeadSpec("lattice", ("torus/u",))}, patch=1)
+    operator = make_operator({"levels": [level], "stem_width": 16, "condition_width": 16}, spec)
+    batch = replace(torus((8, 8)), conditions=Conditions())
+    turned = replace(batch, values=batch.values.transpose(1, 2))
+
+    def asymmetry() -> float:
+        with torch.no_grad():
+            one, other = (operator(b)["state"] for b in (batch, turned))
+        return float((one.transpose(1, 2) - other).norm() / one.norm())
+
+    assert asymmetry() > 0.01
+    for name, parameter in operator.named_parameters():
+        if "mixers" in name and name.endswith(".gain.weight"):
+            torch.nn.init.ones_(parameter)
+    assert asymmetry() < 1e-4

@@ -1,0 +1,109 @@
+"""The baseline and the residual scale of fields by wavenumber."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciml.domains.fields.adapter import Fields
+from sciml.domains.fields.spectral import wavenumbers
+from sciml.tokens import Outputs
+
+RNG = np.random.default_rng(0)
+
+
+def pair(adapter: Fields, store: Any) -> xr.Dataset:
+    return adapter.open(store, "train").draw(0, RNG, RNG)
+
+
+@pytest.fixture
+def store(wave_store: Any) -> Any:
+    return wave_store((16, 12))
+
+
+def test_wavenumbers_count_cycles_per_reference_length() -> None:
+    shell = wavenumbers((8, 8), (1.0, 1.0))
+    assert shell.shape == (8, 5)
+    assert (shell[0, 0], shell[1, 0], shell[-1, 0], shell[0, 4], shell[3, 4]) == (0, 1, 1, 4, 5)
+    assert wavenumbers((8,), (0.5,)).tolist() == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_the_damped_baseline_misses_no_more_than_persistence(store: Any, power: float) -> None:
+    adapter = Fields.create({"spectral": power}).fit(store)
+    windows = adapter.open(store, "train")
+    missed = np.zeros(2)
+    for index in range(len(windows)):
+        sample = windows.draw(index, RNG, RNG)
+        for which, each in enumerate((adapter, adapter.floor())):
+            target = each.encode(sample).targets["state"]
+            missed[which] += float((target.value - target.baseline).square().mean())
+    assert missed[0] <= missed[1] * (1 + 1e-6)
+
+
+def test_a_white_output_of_unit_size_gets_the_size_of_what_is_missed(store: Any) -> None:
+    adapter = Fields.create({"spectral": 0.5}).fit(store)
+    windows, missed, drawn = adapter.open(store, "train"), [], []
+    for index in range(len(windows)):
+        target = adapter.encode(windows.draw(index, RNG, RNG)).targets["state"]
+        missed.append(float((target.value - target.baseline).square().mean()))
+        noise = torch.randn(400, *target.value.shape[1:], generator=torch.Generator().manual_seed(index))
+        drawn.append(float((target.predict(noise) - target.baseline).square().mean()))
+    assert np.mean(drawn) == pytest.approx(np.mean(missed), rel=0.1)
+
+
+def test_the_same_function_on_another_grid_has_the_same_baseline(store: Any) -> None:
+    adapter = Fields.create({"spectral": 0.5}).fit(store)
+    sample = pair(adapter, store).isel(time=[0])
+    coarse = adapter.encode(sample).targets["state"]
+    name = next(iter(adapter.datasets.values())).names[0]
+    size = sample.sizes[name]
+    names = [str(d) for d in sample[name].dims] + [d for d in adapter.datasets[store.meta.dataset].names if d != name]
+    fine_coords = {d: (d, np.arange(2 * sample.sizes[d]) * float(sample[d][1] - sample[d][0]) / 2, sample[d].attrs)
+                   for d in names}
+    fine = xr.Dataset(attrs=sample.attrs, coords={**fine_coords, "time": sample["time"]})
+    for variable, array in sample.data_vars.items():
+        axes = [array.dims.index(d) for d in names if d in array.dims]
+        values = array.values.astype(np.float64)
+        for axis in axes:
+            values = upsample(values, axis)
+        fine[variable] = (array.dims, values, array.attrs)
+    dense = adapter.encode(fine).targets["state"]
+    common = dense.baseline[(slice(None), *[slice(None, None, 2)] * len(names))]
+    assert size * 2 == dense.baseline.shape[1]
+    assert torch.allclose(common, coarse.baseline, atol=1e-5)
+
+
+def upsample(values: np.ndarray, axis: int) -> np.ndarray:
+    """Twice the points of a band-limited periodic function; its Nyquist coefficient must be zero."""
+    n = values.shape[axis]
+    spectrum = np.fft.rfft(values, axis=axis)
+    kept = np.take(spectrum, range(n // 2), axis=axis)
+    assert np.abs(np.take(spectrum, n // 2, axis=axis)).max() < 1e-4 * np.abs(spectrum).max()
+    return np.fft.irfft(kept, n=2 * n, axis=axis) * 2
+
+
+def test_state_and_restore_keep_the_curves_and_the_floor_is_plain_persistence(store: Any) -> None:
+    adapter = Fields.create({"spectral": 0.7}).fit(store)
+    again = Fields.restore(*adapter.state())
+    sample = pair(adapter, store)
+    one, other = (each.encode(sample).targets["state"] for each in (adapter, again))
+    noise = torch.randn(one.value.shape)
+    assert torch.equal(one.predict(noise), other.predict(noise))
+    floor = adapter.floor().encode(sample)
+    assert torch.equal(floor.targets["state"].baseline, floor.values)
+
+
+def test_a_step_is_differentiable_through_the_filter(store: Any) -> None:
+    adapter = Fields.create({"spectral": 0.7}).fit(store)
+    state = adapter.initial(pair(adapter, store))
+    output = torch.zeros_like(state.batch.values, requires_grad=True)
+    advanced = adapter.advance(adapter.advance(state, Outputs({"state": output})), Outputs({"state": output}))
+    advanced.batch.values.square().sum().backward()
+    assert output.grad is not None
+    assert bool(torch.isfinite(output.grad).all())
+    assert float(output.grad.abs().max()) > 0
