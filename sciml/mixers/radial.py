@@ -38,7 +38,7 @@ class Radial(Mixer):
         if not axes:
             return torch.zeros_like(x), state
         dims = tuple(index + 1 for index in axes)
-        v, sizes = self.enter(x), [x.shape[d] for d in dims]
+        v, sizes = self.enter(x).to(self.even.dtype), [x.shape[d] for d in dims]  # no transform in bfloat16
         extended = [geometry.axes[index].period is None for index in axes]
         for dim, mirror in zip(dims, extended):
             if mirror:

@@ -43,9 +43,11 @@ def test_every_precision_trains_to_about_the_same_loss(stores: tuple[Store, ...]
     assert two != one
 
 
-def test_bfloat16_with_the_spectral_mixer(stores: tuple[Store, ...], tmp_path: Path, device: str) -> None:
+@pytest.mark.parametrize("mixer", ["spectral", "radial"])
+def test_bfloat16_with_mixers_that_transform(stores: tuple[Store, ...], tmp_path: Path, device: str,
+                                             mixer: str) -> None:
     for name in ("float32", "bfloat16"):
-        pretrain(recipe(stores[0], ("spectral", "local"), name, steps=10, device=device), tmp_path / name)
+        pretrain(recipe(stores[0], (mixer, "local"), name, steps=10, device=device), tmp_path / name)
     assert losses(tmp_path / "bfloat16") == pytest.approx(losses(tmp_path / "float32"), rel=5e-3)
 
 

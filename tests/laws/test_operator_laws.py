@@ -28,6 +28,7 @@ FULL = {"levels": [{"width": 32, "depth": 2, "mixers": ["full"], "head_width": 1
 PERIODIC = {**OPERATOR, "levels": [
     {"width": 32, "depth": 1, "depth_up": 1, "mixers": ["spectral", "local"], "head_width": 16},
     {"width": 48, "depth": 1, "mixers": ["axial", "full"], "head_width": 16}]}
+RADIAL = {**FULL, "levels": [{"width": 32, "depth": 2, "mixers": ["radial"], "head_width": 16}]}
 TINY: dict[str, Any] = {"atoms": atoms, "events": events, "grid": grid, "panel": panel}
 SPEC = TokenSpec("torus", ("torus/u",), {"state": HeadSpec("lattice", ("torus/u",))}, lattice_conditions=("forcing",),
                  vector_conditions=("lead",), patch=2)
@@ -97,7 +98,7 @@ def test_energy_is_invariant_and_forces_turn_with_the_molecule(config: dict[str,
     torch.testing.assert_close(after["forces"] / size, expected / size, **tolerance(dtype, single=1e-3, double=1e-8))
 
 
-@pytest.mark.parametrize("config", [OPERATOR, FULL, PERIODIC], ids=["axial", "full", "spectral"])
+@pytest.mark.parametrize("config", [OPERATOR, FULL, PERIODIC, RADIAL], ids=["axial", "full", "spectral", "radial"])
 @pytest.mark.parametrize("shape", [(16,), (16, 12), (8, 12, 8)], ids=["1d", "2d", "3d"])
 def test_a_periodic_shift_by_whole_coarsest_cells_shifts_the_outputs(config: dict[str, Any], shape: tuple[int, ...],
                                                                      dtype: torch.dtype) -> None:
@@ -125,7 +126,7 @@ def test_the_same_weights_serve_any_rank_and_size(shape: tuple[int, ...], period
     assert y.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [OPERATOR, PERIODIC], ids=["axial", "spectral"])
+@pytest.mark.parametrize("config", [OPERATOR, PERIODIC, RADIAL], ids=["axial", "spectral", "radial"])
 def test_outputs_converge_as_the_same_function_is_refined(config: dict[str, Any]) -> None:
     """Points 0, 1/16, 2/16, … are on all three grids; a token is 1/16 long on each (3, 4 and 6 cells)."""
     operator = make_operator(config, replace(SPEC, patch=4, patch_length=1 / 16))
@@ -259,7 +260,7 @@ def test_forces_are_minus_the_slope_of_the_energy_and_sum_to_zero(config: dict[s
             assert -(energy[0] - energy[1]) / (2 * step) == pytest.approx(float(forces[atom, k]), abs=1e-6)
 
 
-@pytest.mark.parametrize("mixers", [["axial"], ["local"], ["spectral"]])
+@pytest.mark.parametrize("mixers", [["axial"], ["local"], ["spectral"], ["radial"]])
 def test_role_gains_alone_tell_the_axes_apart(mixers: list[str]) -> None:
     """With equal gains, weights that all axes share commute with transposition, as u·∇ω does not."""
     level = {"width": 32, "depth": 1, "mixers": mixers, "head_width": 16}
