@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--trajectories", type=click.IntRange(min=1), help="Only the first so many.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.zarr; otherwise a stopped rollout goes on.")
+@click.option("--json", "json_", is_flag=True, help="Print where it is and which samples stopped, as JSON.")
 @click.pass_context
 def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: int, split: SplitName,
-            trajectories: int | None, overwrite: bool) -> None:
+            trajectories: int | None, overwrite: bool, json_: bool) -> None:
     """Step CHECKPOINT forward from the initial states in STORE.
 
     CHECKPOINT is a checkpoint folder, or a run folder. The result is written as it comes, in physical units and
@@ -38,9 +39,14 @@ def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: 
     with console.progress("rollout") as progress:
         path = rollout_to_zarr(load(checkpoint), open_store(store), split, out, steps=steps,
                                trajectories=trajectories, overwrite=overwrite, progress=progress)
+    group = zarr.open_group(path, mode="r")
+    stopped = {str(sample): int(step) for sample, step in dict(group.attrs.get("stopped") or {}).items()}
+    if json_:
+        console.as_json({"out": str(path), "steps": steps, "samples": dict(group.attrs["plan"])["samples"],
+                         "stopped": stopped})
+        ctx.exit(1 if stopped else 0)
     click.echo(path)
-    stopped = zarr.open_group(path, mode="r").attrs.get("stopped") or {}
-    for sample, step in dict(stopped).items():
+    for sample, step in stopped.items():
         click.echo(f"sample {sample} stopped at step {step}: not finite; NaN from there on", err=True)
     if stopped:
         ctx.exit(1)

@@ -1,4 +1,4 @@
-"""Global convolution with kernels known by wavenumber: isotropic parts and their directional derivatives, in any rank."""
+"""Global convolution with kernels known by wavenumber: isotropic parts and directional derivatives, in any rank."""
 
 from __future__ import annotations
 
