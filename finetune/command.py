@@ -31,11 +31,7 @@ def finetune(checkpoint: Path, assignments: tuple[str, ...], store: str, folder:
 
     if dry_run:
         plan = asdict(workflow.dry_run(checkpoint, store, assignments))
-        if json_:
-            console.as_json(plan)
-            return
-        console.table([{"quantity": name.replace("_", " "), "value": value} for name, value in plan.items()])
-        console.next_command(f"sciml finetune {checkpoint} --data {store}")
+        console.planned(plan, f"sciml finetune {checkpoint} --data {store}", json_=json_)
         return
     folder = folder or workflow.default_folder(checkpoint, store)
     with console.training_progress() as listen:

@@ -33,11 +33,7 @@ def pretrain(config: str, assignments: tuple[str, ...], folder: Path | None, dry
 
     if dry_run:
         plan = asdict(workflow.dry_run(recipe))
-        if json_:
-            console.as_json(plan)
-            return
-        console.table([{"quantity": name.replace("_", " "), "value": value} for name, value in plan.items()])
-        console.next_command(f"sciml pretrain {config}")
+        console.planned(plan, f"sciml pretrain {config}", json_=json_)
         return
     folder = folder or Path("runs") / recipe.name
     with console.training_progress() as listen:

@@ -106,6 +106,15 @@ def training_progress() -> Iterator[Callable[[Any], None]]:
         yield lambda event: report(event.step, event.steps)
 
 
+def planned(plan: Mapping[str, Any], command: str, *, json_: bool) -> None:
+    """What a run would cost, and the command that makes it."""
+    if json_:
+        as_json(plan)
+        return
+    table([{"quantity": name.replace("_", " "), "value": value} for name, value in plan.items()])
+    next_command(command)
+
+
 def trained(folder: Any, recipe: Mapping[str, Any], *, json_: bool) -> None:
     """Where a run was left and how its last validation stood beside the baseline."""
     lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
