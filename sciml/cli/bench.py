@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,15 +44,21 @@ def bench(name: str, json_: bool, show: bool) -> None:
     console.next_command(f"git diff {path}")
 
 
-def _run(script: Path) -> Bench:
-    from sciml.report.bench import Bench
-
+def load_script(script: Path) -> Any:
+    """The module of a benchmark script."""
     spec = importlib.util.spec_from_file_location(f"benchmarks.{script.stem}", script)
     if spec is None or spec.loader is None:
         raise InputError(script, found="no Python module", expected="a script with run()", fix="correct the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
+    return module
+
+
+def _run(script: Path) -> Bench:
+    from sciml.report.bench import Bench
+
+    module = load_script(script)
     result = module.run() if hasattr(module, "run") else None
     if not isinstance(result, Bench):
         raise InputError(script, key="run", found=f"a {type(result).__name__}", expected="run() that returns a Bench",
