@@ -17,7 +17,7 @@ from sciml.recipe import Recipe, check_budget, override, validate
 from sciml.runs import begin
 from sciml.train import Progress, Run, fit, open_sources
 
-LEARNING_RATE_FACTOR = 0.3
+LEARNING_RATE_FACTOR = 0.5
 STEPS = 300
 
 
@@ -55,7 +55,7 @@ def dry_run(source: Path, store_url: str, assignments: Sequence[str]) -> Plan:
 
 
 def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *, where: object) -> Recipe:
-    """The checkpoint's recipe on the new store alone: 300 steps at 0.3 of its rates, unless assigned otherwise."""
+    """The checkpoint's recipe on the new store alone: 300 steps at 0.5 of its rates, unless assigned otherwise."""
     raw: dict[str, Any] = {**predictor.recipe}
     timed = any(assignment.startswith("train.minutes=") for assignment in assignments)
     train = {**raw["train"], "steps": None if timed else STEPS, "minutes": None}

@@ -27,7 +27,7 @@ def script(out: Path, stores: Path, domains: str, smallest: bool) -> list[list[s
                 ["pretrain", "demo", *sizes, *data, "--run", str(out), "--overwrite"]]
     if fields:
         tuned = str(out / "finetune" / "unseen_viscosity")
-        tuning = ["train.steps=6", "train.validation_windows=4"] if smallest else ["train.steps=600"]
+        tuning = ["train.steps=6", "train.validation_windows=4"] if smallest else ["train.steps=400"]
         commands += [
             ["evaluate", str(out), "--data", waves, *some],
             ["finetune", str(out), "--data", unseen, "--run", tuned, "--overwrite", *tuning],
