@@ -124,7 +124,7 @@ def test_a_fine_tuned_checkpoint_knows_both(trained: Path, viscous: Store, store
 def test_the_rates_are_lower_and_the_budget_can_be_minutes(trained: Path, viscous: Store) -> None:
     predictor, store = checkpoint.load(trained), open_store(viscous.url)
     recipe = workflow.recipe_for(predictor, store, (), where="test")
-    assert (recipe.train.steps, recipe.train.learning_rate) == (300, pytest.approx(0.3 * 2e-3))
+    assert (recipe.train.steps, recipe.train.learning_rate) == (300, pytest.approx(0.5 * 2e-3))
     timed = workflow.recipe_for(predictor, store, ("train.minutes=2",), where="test")
     assert (timed.train.steps, timed.train.minutes) == (None, 2)
 
