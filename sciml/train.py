@@ -24,6 +24,7 @@ from sciml import checkpoint, optim, registry
 from sciml.data.store import Store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
+from sciml.evaluate import zero_outputs
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
@@ -211,8 +212,7 @@ def validation_losses(run: Run, source: Source, count: int) -> tuple[float, floa
 
 def baseline_losses(source: Source, batch: TokenBatch) -> Tensor:
     """``(S,)``: the objective where every head says zero, which is the baseline's prediction."""
-    zeros = {head: torch.zeros_like(target.value) for head, target in batch.targets.items()}
-    return registry.find("sciml.objectives", source.adapter.objective)(Outputs(zeros), batch)
+    return registry.find("sciml.objectives", source.adapter.objective)(zero_outputs(batch), batch)
 
 
 def _select(run: Run, log: _Log) -> None:
