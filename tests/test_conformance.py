@@ -108,7 +108,7 @@ def test_fields_conform_on_other_ranks_and_without_periods(shape: tuple[int, ...
 def test_unused_parameters_are_listed_with_their_reason(tmp_path: Path) -> None:
     unused = check_domain("tiny_atoms", [atoms.make_store()])
     reasons = set(unused.values())
-    assert "Local admits none of the domain's axes" in reasons
+    assert "Local has no use for it along the domain's axes" in reasons
     assert "the domain has no context" in reasons
     assert not [name for name in unused if ".ffn." in name or ".heads." in name]
 

@@ -1,14 +1,20 @@
-"""The contract that every mixer keeps."""
+"""The contract that every mixer keeps, and how a recipe names one."""
 
 from __future__ import annotations
 
+import inspect
+import typing
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
+from sciml import registry
 from sciml.mixers.geometry import NUM_ROLES, Geometry
+from sciml.recipe import Section, validate
 from sciml.tokens import Axis
 
 MixerState = Any
@@ -19,6 +25,10 @@ class Mixer(nn.Module):
 
     x: ``(B, *lattice, C)``. state: None to run without memory; ``()`` to start one along the causal axis; what the last
     call returned to go on with the indices that follow. A mixer with no admissible axis contributes zeros.
+
+    A constructor is ``(width, heads, *, option=default, …)``; its keyword-only arguments, with their annotations, are
+    the mixer's options in a recipe. `forward` may be compiled: whatever depends on the geometry's values rather than
+    its shapes is computed in `prepare` and kept in the geometry's memo.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -35,6 +45,13 @@ class Mixer(nn.Module):
     @abstractmethod
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         """The same map, written to be read rather than to be fast; tests hold `forward` against it in float64."""
+
+    def prepare(self, geometry: Geometry) -> None:
+        """Fill the geometry's memo with the tables that `forward` will look up; called once per level and pass."""
+
+    def parameters_of(self, axes: Iterable[Axis]) -> set[str]:
+        """Names of the parameters that lattices with these axes can use: all, if any axis is admitted."""
+        return {name for name, _ in self.named_parameters()} if any(self.admits(axis) for axis in axes) else set()
 
     def axes(self, geometry: Geometry) -> list[int]:
         return [i for i, axis in enumerate(geometry.axes) if self.admits(axis)]
@@ -53,3 +70,18 @@ class RoleGain(nn.Module):
 
     def forward(self, x: Tensor, role: int) -> Tensor:
         return x * self.weight[role]
+
+
+def make_mixer(name: str, options: Mapping[str, Any], width: int, heads: int, *, where: object = "operator") -> Mixer:
+    """The mixer of that name. Raises `InputError` for options that its constructor does not have or want.
+
+    >>> make_mixer("full", {}, 16, 2).heads
+    2
+    """
+    cls = registry.find("sciml.mixers", name, where=where)
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    fields: dict[str, Any] = {p.name: (hints[p.name], p.default) for p in inspect.signature(cls).parameters.values()
+                              if p.kind is p.KEYWORD_ONLY}
+    model: type[Section] = pydantic.create_model(f"mixer {name}", __base__=Section, **fields)
+    mixer: Mixer = cls(width, heads, **dict(validate(model, dict(options), where=where)))
+    return mixer

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.mixers.attend import Projections, attend, attend_plain
+from sciml.kernels.attend import attend, attend_plain
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, rotate
+from sciml.mixers.projections import Projections
 from sciml.tokens import Axis
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sciml import registry
+from sciml.mixers.contract import make_mixer
 from sciml.mixers.geometry import Geometry
 from sciml.operator.config import LevelConfig
 from sciml.tokens import Cache
@@ -39,15 +39,20 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + gate · Σ mixers(norm(x, c)), then x + gate · ffn(norm(x, c)); cross attention to a context between them."""
 
-    def __init__(self, config: LevelConfig, condition_width: int, dropout: float) -> None:
+    def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float) -> None:
         super().__init__()
         heads = config.width // config.head_width
         self.width = config.width
-        self.mixers = nn.ModuleList(registry.find("sciml.mixers", name)(config.width, heads) for name in config.mixers)
+        self.mixers = nn.ModuleList(make_mixer(mixer.name, mixer.options, config.width, heads)
+                                    for mixer in config.block_mixers(index))
         self.modulate_mix = Modulation(condition_width, config.width)
         self.modulate_ffn = Modulation(condition_width, config.width)
         self.ffn = FeedForward(config.width, config.ffn_ratio)
         self.dropout = dropout
+
+    def prepare(self, geometry: Geometry) -> None:
+        for mixer in self.mixers:
+            mixer.prepare(geometry)  # type: ignore[operator]
 
     def forward(self, x: Tensor, c: Tensor, geometry: Geometry, cache: Cache | None = None) -> Tensor:
         """x ``(B, *lattice, C)``, c ``(S, K)``. A cache is consumed from the front and refilled at the back."""

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sciml.mixers.attend import HeadNorm, attend
+from sciml.kernels.attend import attend
+from sciml.mixers.projections import HeadNorm
 from sciml.operator.named import NamedRows
 
 NUM_FREQUENCIES = 4

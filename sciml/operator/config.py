@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
 
 from sciml.recipe import Section
 
 
+class MixerConfig(Section):
+    """A mixer by name, with its options: `axial`, or ``{window: {size: 8}}``."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        """A name alone, or one name over its options."""
+        if isinstance(raw, str):
+            return {"name": raw}
+        if isinstance(raw, dict) and len(raw) == 1 and "name" not in raw:
+            (name, options), = raw.items()
+            return {"name": name, "options": options or {}}
+        return raw
+
+
 class LevelConfig(Section):
-    """One scale of the hierarchy: blocks on the way down (`depth`) and, but for the coarsest, on the way up."""
+    """One scale of the hierarchy: blocks on the way down (`depth`) and, but for the coarsest, on the way up.
+
+    mixers: what every block adds up; or a list of such lists that the blocks take in turn (down, then up), as in
+    ``[[window], [window], [full]]``.
+    """
 
     width: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=0)
     depth_up: int = Field(default=0, ge=0)
-    mixers: tuple[str, ...] = ("axial", "local")
+    mixers: tuple[tuple[MixerConfig, ...], ...] = ((MixerConfig(name="axial"), MixerConfig(name="local")),)
     head_width: int = Field(default=32, ge=4)
     ffn_ratio: float = Field(default=2.0, gt=0)
+
+    @field_validator("mixers", mode="before")
+    @classmethod
+    def _turns(cls, raw: object) -> object:
+        if isinstance(raw, list | tuple) and not any(isinstance(turn, list | tuple) for turn in raw):
+            return (tuple(raw),)
+        return raw
+
+    def block_mixers(self, index: int) -> tuple[MixerConfig, ...]:
+        """The mixers of block `index` of the level, counted down and then up."""
+        return self.mixers[index % len(self.mixers)] if self.mixers else ()
 
     @model_validator(mode="after")
     def _whole_heads(self) -> LevelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +57,10 @@ class Level(nn.Module):
     def __init__(self, config: OperatorConfig, index: int) -> None:
         super().__init__()
         own = config.levels[index]
-        make = partial(Block, own, config.condition_width, config.dropout)
-        self.down = nn.ModuleList(make() for _ in range(own.depth))
+        self.down = nn.ModuleList(Block(own, i, config.condition_width, config.dropout) for i in range(own.depth))
         self.context = CrossAttention(own.width, config.levels[0].width, own.head_width)
-        self.up = nn.ModuleList(make() for _ in range(own.depth_up))
+        self.up = nn.ModuleList(Block(own, own.depth + i, config.condition_width, config.dropout)
+                                for i in range(own.depth_up))
         if index + 1 < len(config.levels):
             self.merge = Merge(own.width, config.levels[index + 1].width)
             self.split = Split(config.levels[index + 1].width, own.width)
@@ -89,11 +89,16 @@ class Operator(nn.Module):
             self.specs[spec.domain] = spec
             self.ports[spec.domain] = Ports(spec, self.config)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks in order of execution: down the levels and up again."""
+        levels: list[Any] = list(self.levels)
+        return [*(block for level in levels for block in level.down),
+                *(block for level in reversed(levels[:-1]) for block in level.up)]
+
     def empty_cache(self) -> Cache:
         """A cache to start a causal rollout with: one entry per mixer, in order of execution."""
-        blocks = [block for level in self.levels for block in level.down]  # type: ignore[union-attr]
-        blocks += [block for level in reversed(self.levels[:-1]) for block in level.up]  # type: ignore[union-attr]
-        return [() for block in blocks for _ in block.mixers]
+        return [() for block in self.blocks for _ in block.mixers]
 
     def forward(self, batch: TokenBatch, cache: Cache | None = None, second_order: bool = False) -> Outputs:
         spec, port = self._spec(batch.domain), self._port(batch.domain)
@@ -115,6 +120,8 @@ class Operator(nn.Module):
         """Down to the coarsest level and up again; returns the finest tokens and those of every level."""
         kept: list[tuple[Tensor, Geometry, list[int]]] = []
         for depth, level in enumerate(self.levels):
+            for block in (*level.down, *level.up):  # type: ignore[union-attr, misc]
+                block.prepare(geometry)
             for block in level.down:  # type: ignore[union-attr]
                 x = block(x, c, geometry, cache)
             if context is not None:

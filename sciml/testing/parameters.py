@@ -18,13 +18,12 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
     idle = dict(_idle_mixers(operator, batches))
     gaps = any(b.observed is not None and not bool(b.observed.all()) for b in batches)
     for name, _ in operator.named_parameters():
-        mixer = next((prefix for prefix in idle if name.startswith(prefix)), None)
         if name.startswith("ports.") and not name.startswith(f"ports.{spec.domain}."):
             reasons[name] = "belongs to another domain"
         elif name.startswith("levels.") and ".context." in name and spec.context is None:
             reasons[name] = "the domain has no context"
-        elif mixer is not None:
-            reasons[name] = idle[mixer]
+        elif name in idle:
+            reasons[name] = idle[name]
         elif ".stem.missing." in name and not gaps:
             reasons[name] = "nothing is missing in these samples"
         elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
@@ -33,10 +32,14 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
 
 
 def _idle_mixers(operator: Operator, batches: Sequence[TokenBatch]) -> Iterator[tuple[str, str]]:
-    """State-dict prefixes of the mixers that admit no axis of these lattices at the finest level."""
+    """State-dict names of mixers' parameters that these lattices cannot use at the finest level."""
+    axes = [axis for batch in batches for axis in batch.axes]
     for name, module in operator.named_modules():
-        if isinstance(module, Mixer) and not any(module.admits(axis) for batch in batches for axis in batch.axes):
-            yield f"{name}.", f"{type(module).__name__} admits none of the domain's axes"
+        if isinstance(module, Mixer):
+            used = module.parameters_of(axes)
+            for own, _ in module.named_parameters():
+                if own not in used:
+                    yield f"{name}.{own}", f"{type(module).__name__} has no use for it along the domain's axes"
 
 
 def _heads(operator: Operator) -> set[int]:

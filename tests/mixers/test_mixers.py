@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sciml import registry
 from sciml.errors import InputError
-from sciml.mixers.attend import attend, attend_plain
+from sciml.kernels.attend import attend, attend_plain
 from sciml.mixers.contract import Mixer
 from sciml.mixers.geometry import Geometry
 from sciml.tokens import Axis, space

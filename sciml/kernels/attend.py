@@ -1,4 +1,4 @@
-"""Softmax attention: the primitive of the attention mixers, with its choice of kernel, and their shared projections."""
+"""Softmax attention, the primitive of the attention mixers, with its choice of kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 SHORT_ROW = 128
 """Up to this many keys the fused bfloat16 kernel's backward is 3–8× slower on a CPU than float32."""
@@ -46,30 +46,3 @@ def _causal_bias(q: Tensor, k: Tensor) -> Tensor:
     n, m = q.shape[2], k.shape[2]
     hidden = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)
     return torch.zeros(n, m, dtype=q.dtype, device=q.device).masked_fill(hidden, -math.inf)
-
-
-class HeadNorm(nn.Module):
-    """Root-mean-square normalisation of each head's query or key (QK-norm), with a gain per head channel."""
-
-    def __init__(self, head_width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(head_width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, eps=1e-6)
-
-
-class Projections(nn.Module):
-    """Queries, keys and values of all heads in one matrix, QK-normalised, and the map back."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.head_width = heads, width // heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm, self.key_norm = HeadNorm(self.head_width), HeadNorm(self.head_width)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(…, C)`` → three of ``(…, H, D)``."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)
-        return self.query_norm(q), self.key_norm(k), v
