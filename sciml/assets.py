@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,11 @@ def folder(kind: Kind) -> Path | None:
     checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
     place = _PACKAGE.parent / kind if checkout else _PACKAGE / "_assets" / kind
     return place if place.is_dir() else None
+
+
+def cache_folder() -> Path:
+    """Where downloads, compiled blocks and measured kernels are kept: ``$SCIML_CACHE``, or ``~/.cache/sciml``."""
+    return Path(os.environ.get("SCIML_CACHE") or Path.home() / ".cache" / "sciml")
 
 
 def config(name: str | Path, *, where: object = "command line") -> Path:

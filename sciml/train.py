@@ -25,6 +25,8 @@ from sciml.data.store import Store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
 from sciml.evaluate import zero_outputs
+from sciml.memory import keep_freed
+from sciml.operator.compiled import compile_blocks
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
@@ -66,6 +68,9 @@ class Run:
 
     def __post_init__(self) -> None:
         self.predictor.operator.to(self.recipe.train.device)
+        keep_freed()
+        if self.recipe.train.compile:
+            compile_blocks(self.predictor.operator)
         if self.dtype == torch.float64:
             _double(self.predictor.operator)
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.recipe.train)

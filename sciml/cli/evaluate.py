@@ -38,12 +38,14 @@ def evaluate(checkpoint: Path, store: str, split: SplitName, max_windows: int | 
     from sciml.data.store import open_store
     from sciml.evaluate import evaluate as score
     from sciml.evaluate import examples
+    from sciml.memory import keep_freed
     from sciml.report.bench import write_json
     from sciml.threads import fastest
 
     opened = open_store(store)
     with console.progress("evaluate") as progress:
         torch.set_num_threads(fastest())
+        keep_freed()
         predictor = load(checkpoint)
         result = score(predictor, opened, split, max_windows=max_windows, progress=progress)
     run = run_of(resolve(checkpoint))

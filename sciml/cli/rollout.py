@@ -34,8 +34,10 @@ def rollout(ctx: click.Context, checkpoint: Path, store: str, out: Path, steps: 
 
     from sciml.checkpoint import load
     from sciml.data.store import open_store
+    from sciml.memory import keep_freed
     from sciml.rollout import rollout_to_zarr
 
+    keep_freed()
     with console.progress("rollout") as progress:
         path = rollout_to_zarr(load(checkpoint), open_store(store), split, out, steps=steps,
                                trajectories=trajectories, overwrite=overwrite, progress=progress)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from sciml.assets import cache_folder
 from sciml.data.guard import local_path
 from sciml.data.schema import Role
 from sciml.errors import InputError
@@ -195,11 +196,6 @@ def _locate(spec: SourceSpec, file: FileSource) -> str:
         raise InputError(spec.name, key=basename, found=f"no such file ({searched})", expected="the file",
                          fix=f"put it there, or under $SCIML_MIRROR/{spec.name}/")
     return _fetch(spec, file.path, cached)
-
-
-def cache_folder() -> Path:
-    """``$SCIML_CACHE``, or ``~/.cache/sciml``."""
-    return Path(os.environ.get("SCIML_CACHE") or Path.home() / ".cache" / "sciml")
 
 
 def _fetch(spec: SourceSpec, url: str, target: Path) -> str:

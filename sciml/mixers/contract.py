@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -49,8 +49,8 @@ class Mixer(nn.Module):
     def prepare(self, geometry: Geometry) -> None:
         """Fill the geometry's memo with the tables that `forward` will look up; called once per level and pass."""
 
-    def parameters_of(self, axes: Iterable[Axis]) -> set[str]:
-        """Names of the parameters that lattices with these axes can use: all, if any axis is admitted."""
+    def parameters_of(self, axes: Sequence[Axis]) -> set[str]:
+        """Names of the parameters that a lattice with these axes can use: all, if any axis is admitted."""
         return {name for name, _ in self.named_parameters()} if any(self.admits(axis) for axis in axes) else set()
 
     def axes(self, geometry: Geometry) -> list[int]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.kernels.attend import attend, attend_plain
+from sciml.kernels.attend import attend, attend_plain, segment_lengths
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import Projections
 from sciml.tokens import Axis
+
+
+class Samples(NamedTuple):
+    """Packed samples of a flattened lattice: their lengths in tokens; the order ``(N,)`` that brings the tokens of one
+    together, and the way back, None where they are."""
+
+    lengths: tuple[int, ...]
+    order: Tensor | None
+    back: Tensor | None
 
 
 class Full(Mixer):
@@ -27,15 +38,27 @@ class Full(Mixer):
     def admits(self, axis: Axis) -> bool:
         return True
 
+    def prepare(self, geometry: Geometry) -> None:
+        indices = tuple(range(len(geometry.axes)))
+        geometry.rotary(indices, self.projections.head_width)
+        geometry.key_bias(indices)
+        _samples(geometry)
+
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         causal = _causal(geometry)
         q, k, v = self._heads(x, geometry)
+        bias, samples = _bias(geometry, self.heads), None if state is not None else _samples(geometry)
         if state is not None:
             geometry.check_alone(0)
             k, v = (k, v) if state == () else (torch.cat([state[0], k], 2), torch.cat([state[1], v], 2))
             state = (k, v)
-        y = attend(q, k, v, bias=_bias(geometry, self.heads, k.shape[2]), causal=causal,
-                   second_order=geometry.second_order)
+        if samples is not None and samples.order is not None:
+            q, k, v = (t.index_select(2, samples.order) for t in (q, k, v))
+            bias = None if bias is None else bias.index_select(3, samples.order)
+        y = attend(q, k, v, bias=bias, causal=causal, second_order=geometry.second_order,
+                   segment=None if samples is None else samples.lengths)
+        if samples is not None and samples.back is not None:
+            y = y.index_select(2, samples.back)
         return self.projections.out(y.transpose(1, 2).reshape(x.shape)), state
 
     def _heads(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +68,12 @@ class Full(Mixer):
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         q, k, v = self._heads(x, geometry)
-        y = attend_plain(q, k, v, bias=_bias(geometry, self.heads, k.shape[2]), causal=_causal(geometry))
+        bias, sample = _bias(geometry, self.heads), _sample_of_token(geometry)
+        if sample is not None:
+            apart = torch.zeros(len(sample), len(sample), dtype=x.dtype)
+            apart = apart.masked_fill(sample[:, None] != sample[None, :], -torch.inf)
+            bias = apart if bias is None else bias + apart
+        y = attend_plain(q, k, v, bias=bias, causal=_causal(geometry))
         return self.projections.out(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -57,23 +85,37 @@ def _causal(geometry: Geometry) -> bool:
     return bool(causal)
 
 
-def _bias(geometry: Geometry, heads: int, num_keys: int) -> Tensor | None:
-    """Quadrature, segments and pair bias in one additive term ``(B or 1, 1 or H, 1 or N, M)``, or None."""
-    indices = tuple(range(len(geometry.axes)))
-    weight = geometry.key_bias(indices)
+def _bias(geometry: Geometry, heads: int) -> Tensor | None:
+    """Quadrature and pair bias in one additive term ``(B or 1, 1 or H, 1 or N, N)``, or None."""
+    weight = geometry.key_bias(tuple(range(len(geometry.axes))))
     bias = None if weight is None else weight[:, None, None, :]
-    packed = geometry.packed_axis
-    if packed is not None and geometry.axes[packed].size == num_keys:
-        mask = geometry.segment_mask(packed)
-        assert mask is not None
-        coord = geometry.axes[packed].coord
-        apart = geometry.once("apart", lambda: torch.zeros(mask.shape, dtype=coord.dtype, device=mask.device)
-                              .masked_fill(~mask, -torch.inf)[None, None])
-        bias = apart if bias is None else bias + apart
     if geometry.pair_bias is not None:
         pair = geometry.pair_bias(heads)
         bias = pair if bias is None else bias + pair
     return bias
+
+
+def _sample_of_token(geometry: Geometry) -> Tensor | None:
+    """``(N,)`` the packed sample of every token of the flattened lattice, or None if nothing is packed."""
+    packed = geometry.packed_axis
+    if packed is None:
+        return None
+    segment = geometry.axes[packed].segment
+    assert segment is not None
+    shape = [axis.size if i == packed else 1 for i, axis in enumerate(geometry.axes)]
+    return segment[0].view(shape).expand([axis.size for axis in geometry.axes]).flatten()
+
+
+def _samples(geometry: Geometry) -> Samples | None:
+    def make() -> Samples | None:
+        sample = _sample_of_token(geometry)
+        if sample is None:
+            return None
+        if geometry.packed_axis == 0:
+            return Samples(segment_lengths(sample), None, None)
+        order = sample.argsort(stable=True)
+        return Samples(segment_lengths(sample[order]), order, order.argsort())
+    return geometry.once("packed tokens", make)
 
 
 PLUGIN = Full

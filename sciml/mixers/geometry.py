@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.kernels.fused import rotate as turn
 from sciml.tokens import Axis
 
 NUM_ROLES = 5
@@ -46,10 +47,7 @@ class Geometry:
 
     def role(self, index: int) -> int:
         """Row of an axis in a role table: its place among the spatial axes, or time, or set."""
-        kind = self.axes[index].kind
-        if kind == "space":
-            return min(sum(axis.kind == "space" for axis in self.axes[:index]), 2)
-        return TIME_ROLE if kind == "time" else SET_ROLE
+        return roles_of(self.axes)[index]
 
     def per_token(self, c: Tensor) -> Tensor:
         """``(S, K)`` per segment → broadcastable to ``(B, *lattice, K)``."""
@@ -118,6 +116,15 @@ class Geometry:
         return angles.cos(), angles.sin()
 
 
+def roles_of(axes: Iterable[Axis]) -> list[int]:
+    """Of each axis, its row in a role table: x, y and z in order of appearance, time, set."""
+    roles, spaces = [], 0
+    for axis in axes:
+        roles.append(min(spaces, 2) if axis.kind == "space" else TIME_ROLE if axis.kind == "time" else SET_ROLE)
+        spaces += axis.kind == "space"
+    return roles
+
+
 def _nearly_uniform(w: Tensor) -> bool:
     return bool(torch.allclose(w, w[:, :1].expand_as(w), rtol=1e-4, atol=0))
 
@@ -135,6 +142,4 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
     """Rotate channel pairs (i, i + D/2) of ``(B, H, N, D)`` by the angles of `table`."""
     if table is None:
         return x
-    cos, sin = table
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return turn(x, *table)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
@@ -32,68 +33,84 @@ class Local(Mixer):
         axes = self.axes(geometry)
         if not axes:
             return torch.zeros_like(x), state
-        if len(axes) > 3 or any(geometry.axes[i].causal for i in axes):
-            return self._axis_by_axis(x, geometry, axes, state)
-        return self.out(self._convolve(x, geometry, axes)), state
-
-    def _convolve(self, x: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
-        """A depthwise convolution per axis (a cross-shaped kernel costs twice as much); other axes join the batch."""
-        rank, half = len(axes), TAPS // 2
-        order = [i for i in range(x.ndim - 1) if i - 1 not in axes] + [i + 1 for i in axes] + [x.ndim - 1]
-        moved = x.permute(order)
-        lines = moved.flatten(0, -rank - 2).movedim(-1, 1)
+        memory = None if state is None else dict(state)
         total: Tensor | None = None
-        for place, index in enumerate(axes):
-            pad = [0, 0] * rank
-            pad[2 * (rank - 1 - place): 2 * (rank - place)] = [half, half]
-            wraps = geometry.axes[index].period is not None
-            long = lines.shape[2 + place] >= half
-            y = F.pad(lines, pad, mode="circular") if wraps and long else _pad(lines, pad, 2 + place, wraps)
-            kernel = self.gain(self.kernel, geometry.role(index)).T
-            shape = [TAPS if i == place else 1 for i in range(rank)]
-            y = (F.conv1d, F.conv2d, F.conv3d)[rank - 1](y, kernel.reshape(-1, 1, *shape), groups=self.width)
+        for index in axes:
+            axis, dim = geometry.axes[index], index + 1
+            longer = extend_back(x, dim, index, memory) if axis.causal else extend(x, dim, axis.period is not None)
+            y = Stencil.apply(longer, self.gain(self.kernel, geometry.role(index)), dim)
             total = y if total is None else total + y
         assert total is not None
-        inverse = sorted(range(x.ndim), key=order.__getitem__)
-        return total.movedim(1, -1).reshape(moved.shape).permute(inverse)
-
-    def _axis_by_axis(self, x: Tensor, geometry: Geometry, axes: list[int],
-                      state: MixerState) -> tuple[Tensor, MixerState]:
-        memory = None if state is None else dict(state)
-        total = torch.zeros_like(x)
-        for index in axes:
-            axis, line = geometry.axes[index], x.movedim(index + 1, -2)
-            if axis.causal:
-                past = memory.get(index) if memory else None
-                before = line.new_zeros(*line.shape[:-2], TAPS - 1, line.shape[-1]) if past is None else past
-                padded = torch.cat([before, line], -2)
-                if memory is not None:
-                    memory[index] = padded[..., -(TAPS - 1):, :]
-            else:
-                padded = _extend(line, TAPS // 2, axis.period is not None)
-            y = sum(self.kernel[t] * padded[..., t: t + line.shape[-2], :] for t in range(TAPS))
-            total = total + self.gain(y, geometry.role(index)).movedim(-2, index + 1)
         return self.out(total), None if memory is None else tuple(memory.items())
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         axes = self.axes(geometry)
-        return self._axis_by_axis(x, geometry, axes, None)[0] if axes else torch.zeros_like(x)
+        total = torch.zeros_like(x)
+        for index in axes:
+            axis, line = geometry.axes[index], x.movedim(index + 1, 0)  # (n, …, C)
+            n, first = len(line), TAPS - 1 if axis.causal else TAPS // 2
+            y = []
+            for i in range(n):
+                seen = [(t, i + t - first) for t in range(TAPS)]
+                places = [(t, j % n if axis.period is not None and not axis.causal else j) for t, j in seen]
+                y.append(sum((self.kernel[t] * line[j] for t, j in places if 0 <= j < n), torch.zeros_like(line[0])))
+            total = total + self.gain(torch.stack(y).movedim(0, index + 1), geometry.role(index))
+        return self.out(total) if axes else total
 
 
-def _extend(line: Tensor, half: int, wraps: bool) -> Tensor:
-    n = line.shape[-2]
-    if wraps:
-        index = torch.arange(-half, n + half, device=line.device) % n
-        return line.index_select(-2, index)
-    zeros = line.new_zeros(*line.shape[:-2], half, line.shape[-1])
-    return torch.cat([zeros, line, zeros], -2)
+class Stencil(torch.autograd.Function):
+    """y_i = Σ_t kernel_t ⊙ x_{i+t} along one dimension, ``(…, n + taps − 1, …, C) → (…, n, …, C)``; kernel (taps, C).
+
+    One pass over memory per tap, forward and backward; what autograd would make of the sum of slices takes five. Can be
+    differentiated any number of times: the backward of a stencil is the stencil reversed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.dim = dim
+        n = x.shape[dim] - len(kernel) + 1
+        y = x.narrow(dim, 0, n) * kernel[0]
+        for t in range(1, len(kernel)):
+            y.addcmul_(x.narrow(dim, t, n), kernel[t])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (g,), (x, kernel), dim = slopes, ctx.saved_tensors, ctx.dim
+        n, outer = g.shape[dim], tuple(range(g.ndim - 1))
+        of_x = of_kernel = None
+        if ctx.needs_input_grad[0]:
+            of_x = Stencil.apply(_zeros_around(g, dim, len(kernel) - 1), kernel.flip(0), dim)
+        if ctx.needs_input_grad[1]:
+            of_kernel = torch.stack([(x.narrow(dim, t, n) * g).sum(outer) for t in range(len(kernel))])
+        return of_x, of_kernel, None
 
 
-def _pad(y: Tensor, pad: list[int], dim: int, wraps: bool) -> Tensor:
+def extend(x: Tensor, dim: int, wraps: bool) -> Tensor:
+    """`x` with taps // 2 cells more at both ends: its own other end where it wraps, else zeros."""
+    half, n = TAPS // 2, x.shape[dim]
     if not wraps:
-        return F.pad(y, pad)
-    index = torch.arange(-(TAPS // 2), y.shape[dim] + TAPS // 2, device=y.device) % y.shape[dim]
-    return y.index_select(dim, index)
+        return _zeros_around(x, dim, half)
+    if n < half:
+        return x.index_select(dim, torch.arange(-half, n + half, device=x.device) % n)
+    return torch.cat([x.narrow(dim, n - half, half), x, x.narrow(dim, 0, half)], dim)
+
+
+def extend_back(x: Tensor, dim: int, index: int, memory: dict[int, Tensor] | None) -> Tensor:
+    """`x` with the taps − 1 cells before it: what the memory holds of them, else zeros; the memory moves on."""
+    past = None if memory is None else memory.get(index)
+    if past is None:
+        past = x.new_zeros([TAPS - 1 if d == dim else n for d, n in enumerate(x.shape)])
+    longer = torch.cat([past, x], dim)
+    if memory is not None:
+        memory[index] = longer.narrow(dim, x.shape[dim], TAPS - 1)
+    return longer
+
+
+def _zeros_around(x: Tensor, dim: int, count: int) -> Tensor:
+    zeros = x.new_zeros([count if d == dim else n for d, n in enumerate(x.shape)])
+    return torch.cat([zeros, x, zeros], dim)
 
 
 PLUGIN = Local

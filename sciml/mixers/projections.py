@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sciml.kernels.fused import scaled_norm
 
 
 class HeadNorm(nn.Module):
@@ -15,18 +16,19 @@ class HeadNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(head_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, eps=1e-6)
+        return scaled_norm(x.to(self.gain.dtype), self.gain)
 
 
 class Projections(nn.Module):
-    """Queries, keys and values of all heads in one matrix, QK-normalised, and the map back."""
+    """Queries, keys and values of all heads in one matrix, QK-normalised, and the map back, if asked for."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, out: bool = True) -> None:
         super().__init__()
         self.heads, self.head_width = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm, self.key_norm = HeadNorm(self.head_width), HeadNorm(self.head_width)
-        self.out = nn.Linear(width, width, bias=False)
+        if out:
+            self.out = nn.Linear(width, width, bias=False)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(…, C)`` → three of ``(…, H, D)``."""

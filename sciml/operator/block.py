@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sciml.kernels.fused import scaled_norm
 from sciml.mixers.contract import make_mixer
 from sciml.mixers.geometry import Geometry
 from sciml.operator.config import LevelConfig
@@ -33,7 +34,7 @@ class FeedForward(nn.Module):
         self.enter, self.leave = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(F.gelu(self.enter(x), approximate="tanh"))
+        return self.leave(F.silu(self.enter(x)))  # smooth, and half the time of GELU on a CPU
 
 
 class Block(nn.Module):
@@ -57,7 +58,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor, geometry: Geometry, cache: Cache | None = None) -> Tensor:
         """x ``(B, *lattice, C)``, c ``(S, K)``. A cache is consumed from the front and refilled at the back."""
         shift, scale, gate = self.modulate_mix(c, geometry)
-        h = F.rms_norm(x, (self.width,)) * scale + shift
+        h = scaled_norm(x, scale, shift)
         mixed = torch.zeros_like(x) if not self.mixers else None
         for mixer in self.mixers:
             y, state = mixer(h, geometry, None if cache is None else cache.pop(0))
@@ -65,7 +66,9 @@ class Block(nn.Module):
                 cache.append(state)
             mixed = y if mixed is None else mixed + y
         assert mixed is not None
-        x = x + gate * F.dropout(mixed, self.dropout, self.training)
+        x = torch.addcmul(x, gate, self._drop(mixed))
         shift, scale, gate = self.modulate_ffn(c, geometry)
-        h = F.rms_norm(x, (self.width,)) * scale + shift
-        return x + gate * F.dropout(self.ffn(h), self.dropout, self.training)
+        return torch.addcmul(x, gate, self._drop(self.ffn(scaled_norm(x, scale, shift))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -70,8 +72,11 @@ class Operator(nn.Module):
     """``forward(batch) → Outputs``: stem, blocks at several scales (a U), heads.
 
     Core weights are named ``levels.*``, domain weights ``ports.<domain>.*``. Lattices of any rank and size go through
-    the same core; axes that may not be coarsened keep their length at every level.
+    the same core; axes that may not be coarsened keep their length at every level. compiled: whether the blocks are
+    (`sciml.operator.compiled`); then second derivatives and cached steps, which a compiled graph can't have, run eagerly.
     """
+
+    compiled = False
 
     def __init__(self, config: OperatorConfig, specs: Mapping[str, TokenSpec]) -> None:
         super().__init__()
@@ -109,7 +114,9 @@ class Operator(nn.Module):
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
         x = port.stem(padded, sizes)  # (B, *tokens, width)
         geometry = Geometry(coarsen(padded.axes, sizes), second_order, _pair_bias(port, padded))
-        tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
+        eagerly = self.compiled and (second_order or cache is not None)
+        with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
+            tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
         given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)
         heads = {name: head(given) for name, head in port.heads.items()}
         on_lattice = {name for name, head in spec.heads.items() if head.kind == "lattice"}
@@ -120,7 +127,7 @@ class Operator(nn.Module):
         """Down to the coarsest level and up again; returns the finest tokens and those of every level."""
         kept: list[tuple[Tensor, Geometry, list[int]]] = []
         for depth, level in enumerate(self.levels):
-            for block in (*level.down, *level.up):  # type: ignore[union-attr, misc]
+            for block in chain(level.down, level.up):  # type: ignore[arg-type]
                 block.prepare(geometry)
             for block in level.down:  # type: ignore[union-attr]
                 x = block(x, c, geometry, cache)

@@ -33,10 +33,9 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
 
 def _idle_mixers(operator: Operator, batches: Sequence[TokenBatch]) -> Iterator[tuple[str, str]]:
     """State-dict names of mixers' parameters that these lattices cannot use at the finest level."""
-    axes = [axis for batch in batches for axis in batch.axes]
     for name, module in operator.named_modules():
         if isinstance(module, Mixer):
-            used = module.parameters_of(axes)
+            used = set().union(*(module.parameters_of(batch.axes) for batch in batches))
             for own, _ in module.named_parameters():
                 if own not in used:
                     yield f"{name}.{own}", f"{type(module).__name__} has no use for it along the domain's axes"

@@ -13,7 +13,7 @@ from torch import nn
 from pretrain.workflow import pretrain
 from sciml.data.store import Store
 from sciml.errors import InputError
-from sciml.mixers import attend as attention
+from sciml.kernels import attend as attention
 from sciml.recipe import Recipe
 from sciml.train import Progress
 from tests.e2e import tiny
