@@ -44,7 +44,7 @@ from sciml.report.bench import Bench, Row
 made = load_script(Path(__file__).with_name("long_range_tasks.py"))
 
 SECONDS = float(os.environ.get("SCIML_BENCH_SECONDS", "60"))
-SEED, BATCH, WIDTH, HEAD_WIDTH, DEPTH, CONDITION_WIDTH = 0, 16, 64, 32, 2, 8
+SEED, BATCH, WIDTH, HEAD_WIDTH, DEPTH, CONDITION_WIDTH = 1, 16, 64, 32, 2, 8
 RATES = (1e-3, 3e-3)
 GROUP, NUM_SLICES, NUM_ROUNDS = 6, 10, 5
 BAG = "bag_of_tokens"
@@ -263,7 +263,7 @@ def check_budget(bench: Bench, seconds: float) -> None:
     """Raises `InputError` if the rows to go on from were measured with another budget."""
     known = next((row.ours for row in bench.results.rows if row.metric == "setting/budget/seconds"), seconds)
     if known != seconds:
-        raise InputError(bench.partial, key="setting/budget/seconds", found=known, expected=seconds,
+        raise InputError(bench.partial, key="setting/budget/seconds", found=f"{known:g}", expected=f"{seconds:g}",
                          fix="set SCIML_BENCH_SECONDS to what was found, or delete the file")
     bench.add(Row(metric="setting/budget/seconds", unit="s", ours=seconds))
 
@@ -308,28 +308,30 @@ def draw_task(bench: Bench, task: Task, ax: Any) -> None:
     """Marks of all models with their names; lines for the bag and for chance."""
     known = [row.metric.split("/")[1] for row in bench.results.rows
              if row.metric.startswith(f"{task.name}/") and row.metric.endswith("/step_ms")]
-    names = sorted((name for name in known if name != BAG), key=lambda name: value(bench, task, name, "accuracy"))
+    names = sorted((name for name in known if name != BAG),
+                   key=lambda name: (value(bench, task, name, "accuracy"), value(bench, task, name, "step_ms")))
     times, memory, reached = ([value(bench, task, name, measure) for name in names]
                               for measure in ("step_ms", "step_mib", "accuracy"))
-    ax.scatter(times, reached, s=memory, alpha=0.35, color="tab:blue", linewidths=0)
+    areas = [900 * each / max(memory) for each in memory]
+    ax.scatter(times, reached, s=areas, alpha=0.35, color="tab:blue", linewidths=0)
     ax.scatter(times, reached, s=6, color="tab:blue")
     ax.set_xscale("log")
-    low = min([*reached, value(bench, task, "chance", "accuracy"), value(bench, task, BAG, "accuracy")])
-    span = max(max(reached) - low, 0.05)
-    ax.set_ylim(low - 0.08 * span, max(reached) + 0.12 * span)
+    shown = [*reached, *(value(bench, task, name, "accuracy") for name in (BAG, "chance"))]
+    span = max(max(shown) - min(shown), 0.05)
+    heights = spaced(reached, 0.07 * span)
+    ax.set_ylim(min(*shown, *heights) - 0.08 * span, max(*shown, *heights) + 0.08 * span)
     ax.set_xlim(min(times) / 1.6, max(times) * 2.6)
-    heights = spaced(reached, 0.045 * span)
     for name, x, y, height in zip(names, times, reached, heights):
         ax.annotate(name.replace("_", " "), (x, y), xytext=(max(times) * 1.35, height), fontsize=8, va="center",
                     arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6})
-    for name, dash in ((BAG, "--"), ("chance", ":")):
+    for name, dash, side in ((BAG, "--", "bottom"), ("chance", ":", "top")):
         ax.axhline(value(bench, task, name, "accuracy"), color="0.4", linestyle=dash, linewidth=1)
         ax.annotate(name.replace("_", " "), (min(times) / 1.55, value(bench, task, name, "accuracy")), color="0.4",
-                    fontsize=8, va="bottom")
-    tokens_seen = int(np.prod([axis.size for axis in task.axes(task.size)]))
-    ax.set_title(f"{task.name}, {tokens_seen} tokens: accuracy against the time of a step of batch {BATCH};"
-                 f" area: memory of a step, {min(memory):.0f} to {max(memory):.0f} MiB", loc="left", fontsize=8.5)
-    ax.set_xlabel("ms per training step")
+                    fontsize=8, va=side)
+    count = int(np.prod([axis.size for axis in task.axes(task.size)]))
+    ax.set_title(f"{task.name}, {count} tokens; area: memory of a step, {min(memory):.0f} to {max(memory):.0f} MiB",
+                 loc="left", fontsize=8.5)
+    ax.set_xlabel(f"CPU ms per training step of batch {BATCH}")
     ax.set_ylabel("test accuracy")
 
 

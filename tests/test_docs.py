@@ -218,30 +218,35 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def test_the_readme_shows_the_figures_of_the_results() -> None:
-    result = CliRunner().invoke(load(ROOT / "benchmarks/tables.py").main, ["--check"])
+def test_the_pages_show_the_figures_of_the_results() -> None:
+    result = CliRunner().invoke(load(ROOT / "docs/tables.py").main, ["--check"])
     assert result.exit_code == 0, result.output
 
 
 def test_measured_figures_are_written_and_checked(tmp_path: Path) -> None:
-    tables = load(ROOT / "benchmarks/tables.py")
-    rows = (Row(metric="a/b/c", unit="1", ours=0.5, peer=2.0, peer_name="other"),
+    tables = load(ROOT / "docs/tables.py")
+    rows = (Row(metric="a/b/c", unit="1", ours=0.5, peer=2.0, peer_name="other"), Row(metric="a/b/d", unit="1", ours=7),
             Row(metric="a/b/c_seed0", unit="1", ours=0.4), Row(metric="a/b/c_std", unit="1", ours=0.01))
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "some.json").write_text(Results(
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "benchmarks/results/some.json").write_text(Results(
         name="some", date="2026-01-02T03:04:05+00:00", machine={"processor": "P", "cores": 4}, versions={"torch": "2"},
         seeds=(0, 1), rows=rows).model_dump_json())
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{tables.BEGIN}\nstale\n{tables.END}\nafter\n")
-    call = ["--readme", str(readme), "--results", str(tmp_path / "results")]
+    readme, page = tmp_path / "README.md", tmp_path / "docs/page.md"
+    readme.write_text("before\n<!-- measured: some/c -->\nstale\n<!-- measured: end -->\nafter\n")
+    page.write_text("<!-- measured: some -->\n<!-- measured: end -->\n")
+    call = ["--root", str(tmp_path)]
     assert CliRunner().invoke(tables.main, [*call, "--check"]).exit_code == 1
+    assert "stale" in readme.read_text()
     assert CliRunner().invoke(tables.main, call).exit_code == 0
     assert CliRunner().invoke(tables.main, [*call, "--check"]).exit_code == 0
     text = readme.read_text()
     assert "| `a/b/c` | 1 | 0.5 ± 0.01 | 2 | other | 0.25 |" in text
+    assert "a/b/d" not in text
     assert "seed0" not in text
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
+    assert text.startswith("before\n<!-- measured: some/c -->\n")
+    assert text.endswith("<!-- measured: end -->\nafter\n")
     assert "2 seeds" in text
-    with pytest.raises(ValueError, match="once each"):
-        tables.filled("no markers", "x")
+    assert "a/b/d" in page.read_text()
+    with pytest.raises(ValueError, match=r"no benchmarks/nobody\.py"):
+        tables.filled("<!-- measured: nobody -->\n<!-- measured: end -->", [])

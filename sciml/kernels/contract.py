@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -91,6 +92,12 @@ def request_of(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: 
     return Request((*q.shape[:3], k.shape[2], q.shape[3], v.shape[3]), str(dtype).removeprefix("torch."),
                    q.device.type, kind, bias_grad, causal, packed, second_order,
                    grad and (bias_grad or q.requires_grad or k.requires_grad or v.requires_grad), autocast)
+
+
+def causal_bias(q: Tensor, m: int) -> Tensor:
+    """``(n, m)`` −inf where the key is in the query's future, else 0."""
+    hidden = causal_mask(q.shape[2], m, q.device)
+    return q.new_zeros(hidden.shape).masked_fill(hidden, -math.inf)
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:

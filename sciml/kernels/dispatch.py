@@ -83,7 +83,7 @@ def table() -> Mapping[str, str]:
 def set_table(measured: Mapping[str, str] | None) -> None:
     """Decide by this table and the rules alone; None: read the machine's own again.
 
-    A run writes `chosen()` down and sets it when it goes on, because the last bits of a sum depend on the kernel.
+    A run writes `table()` down and sets it when it goes on, because the last bits of a sum depend on the kernel.
     """
     global _table
     _table = None if measured is None else dict(measured)
@@ -104,11 +104,6 @@ def frozen(measured: Mapping[str, str]) -> Iterator[None]:
 def used_requests() -> tuple[Request, ...]:
     """One request of each key that was asked for in this process."""
     return tuple(_used.values())
-
-
-def chosen() -> dict[str, str]:
-    """Request key → kernel of all that was asked for in this process: what a run freezes; JSON."""
-    return {key: choose(request).kernel for key, request in sorted(_used.items())}
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from sciml.kernels.contract import Request, causal_mask
+from sciml.kernels.contract import Request, causal_bias
 
 
 class Flash:
@@ -30,8 +28,7 @@ class Flash:
     def run(self, request: Request, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None,
             lengths: tuple[int, ...] | None) -> Tensor:
         if request.causal and (bias is not None or q.shape[2] != k.shape[2]):
-            hidden = causal_mask(q.shape[2], k.shape[2], q.device)
-            mask = q.new_zeros(hidden.shape).masked_fill(hidden, -math.inf)
+            mask = causal_bias(q, k.shape[2])
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else bias + mask)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=request.causal)
 

@@ -75,5 +75,5 @@ class Rotation(torch.autograd.Function):
 
 def _inverse_rms(x: Tensor) -> Tensor:
     """``(…, 1)``: 1 / √(mean x² + ε), ε the dtype's own."""
-    mean = torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1]
-    return (mean + torch.finfo(x.dtype).eps).rsqrt()
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (size.square() / x.shape[-1] + torch.finfo(x.dtype).eps).rsqrt()

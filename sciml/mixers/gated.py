@@ -168,8 +168,8 @@ def both_sides(q: Tensor, k: Tensor, v: Tensor, a: Tensor, gains: Tensor, chunk:
     """`one_side` from the left times gains[0] plus that from the right times gains[1], an index itself at ½ of each.
 
     ½ is the trapezoidal rule of a kernel with a kink: a cell cut into two of half the weight hardly changes anything
-    (nothing, where the gains are equal). closed: a ring, where a_0 links the first index to the last, and every index is
-    met once from either side.
+    (nothing, where the gains are equal). closed: a ring, where a_0 links the first index to the last, and every index
+    is met once from either side.
     """
     n = q.shape[2]
     q, k, v, b = (in_chunks(t, 2, chunk) for t in (q, k, v, a))

@@ -154,11 +154,13 @@ def inclusive(z: Tensor, a: Tensor, chunk: int) -> Tensor:
 
 
 def in_chunks(t: Tensor, dim: int, chunk: int) -> Tensor:
-    """Dimension n → (⌈n / chunk⌉, chunk), filled up with zeros: no decay and nothing added."""
-    short = -t.shape[dim] % chunk
-    if short:
-        t = torch.cat([t, t.new_zeros(*t.shape[:dim], short, *t.shape[dim + 1:])], dim)
-    return t.unflatten(dim, (-1, chunk))
+    """Dimension n → (M, c), as few as there can be of equal size c ≤ chunk; zeros at the end decay and add nothing."""
+    n = t.shape[dim]
+    num_chunks = -(-n // chunk)
+    size = -(-n // num_chunks)
+    if size * num_chunks > n:
+        t = torch.cat([t, t.new_zeros(*t.shape[:dim], size * num_chunks - n, *t.shape[dim + 1:])], dim)
+    return t.unflatten(dim, (num_chunks, size))
 
 
 def _loop(z: Tensor, a: Tensor) -> Tensor:

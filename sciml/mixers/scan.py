@@ -164,8 +164,8 @@ def selective(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, chunk:
     within a step, while they are in cache.
     """
     n = u.shape[1]
-    u, tau, b, c = (_chunks(t, chunk) for t in (u, tau, b, c))  # (R, M, c, …)
-    extra = None if forget is None else _chunks(forget, chunk)
+    u, tau, b, c = (in_chunks(t, 1, chunk) for t in (u, tau, b, c))  # (R, M, c, …)
+    extra = None if forget is None else in_chunks(forget, 1, chunk)
     h, own = u.new_zeros(*u.shape[:2], *rate.shape), []  # (R, M, N, C)
     for i, (ui, ti, bi, ci) in enumerate(zip(u.unbind(2), tau.unbind(2), b.unbind(2), c.unbind(2))):
         a = -ti.unsqueeze(-2) * rate
@@ -188,10 +188,6 @@ def selective(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, chunk:
         a = si.unsqueeze(-2) * rate
         late.append((ci.unsqueeze(-1) * ((a if lost is None else a + lost[:, :, i, None]).exp() * enter)).sum(-2))
     return (y + torch.stack(late, 2)).flatten(1, 2)[:, :n], last
-
-
-def _chunks(t: Tensor, chunk: int) -> Tensor:
-    return in_chunks(t, 1, chunk) if t.shape[1] > chunk else t.unsqueeze(1)
 
 
 PLUGIN = Scan

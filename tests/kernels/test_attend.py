@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -31,11 +32,15 @@ class Ops(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.count: Counter[str] = Counter()
         self.largest = 0
 
+    @property
+    def names(self) -> set[str]:
+        return set(self.count)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.add(str(func.overloadpacket))
+        self.count[str(func.overloadpacket)] += 1
         out = func(*args, **(kwargs or {}))
         for made in out if isinstance(out, tuple | list) else (out,):
             if isinstance(made, Tensor) and not made._is_view():
@@ -218,9 +223,18 @@ def test_packed_samples_cost_no_square_of_all_tokens() -> None:
 
 def test_packed_samples_of_one_length_make_one_call() -> None:
     q, k, v, _ = tensors((1, 2, 24, 24, 8))
-    with dispatch.record() as entries:
-        attend(q, k, v, segment=segments((6, 6, 6, 6)))
-    assert [(entry.kernel, entry.depth) for entry in entries] == [("packed", 0), ("flash", 1)]
-    with dispatch.record() as entries:
+    with dispatch.record() as entries, Ops() as ops:
         attend(q, k, v, segment=segments((3, 8, 5, 8)))
+    assert [entry.kernel for entry in entries] == ["packed"]
+    assert ops.count[FLASH] == 3
+    with dispatch.record() as entries:
+        attend(q, k, v, segment=segments((3, 8, 5, 8)), second_order=True)
     assert [entry.request.keys for entry in entries] == [24, 3, 5, 8]
+    assert [entry.depth for entry in entries] == [0, 1, 1, 1]
+
+
+def test_packed_samples_that_are_many_and_short_make_rows() -> None:
+    q, k, v, _ = tensors((1, 2, 600, 600, 8))
+    with dispatch.record() as entries:
+        attend(q, k, v, segment=segments((6,) * 100))
+    assert [(entry.kernel, entry.depth) for entry in entries] == [("packed", 0), ("rows", 1)]

@@ -67,16 +67,17 @@ def test_every_kernel_is_chosen_where_a_table_says_so_and_runs() -> None:
     torch.testing.assert_close(made[2], made[1])
 
 
-def test_what_a_run_asked_for_can_be_frozen_as_json() -> None:
+def test_the_table_of_a_run_can_be_frozen_as_json() -> None:
     q = torch.randn(4, 2, 6, 8)
-    with dispatch.frozen({}):
-        attend(q, q, q)
-        attend(q[:3], q[:3], q[:3])  # six rows are measured as eight
-        (used,) = dispatch.used_requests()
-        frozen = json.loads(json.dumps(dispatch.chosen()))
-    assert frozen == {used.key(): "flash"}
-    dispatch.set_table(frozen)
+    attend(q, q, q)
+    attend(q[:3], q[:3], q[:3])  # six rows are measured as eight
+    (used,) = dispatch.used_requests()
+    dispatch.set_table({used.key(): "plain"})
+    frozen = json.loads(json.dumps(dict(dispatch.table())))
+    dispatch.set_table({})
     assert dispatch.choose(used).kernel == "flash"
+    dispatch.set_table(frozen)
+    assert dispatch.choose(used).kernel == "plain"
 
 
 def test_measured_tables_are_kept_and_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +177,9 @@ def test_explain_prints_what_runs_and_why(recipe: Path, capsys: pytest.CaptureFi
 def test_explain_measures_when_asked_to(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = explained(capsys, str(recipe), "--lattice", "8x8", "--tune")
     assert tune.path().is_file()
-    assert set(found["table"]) == {line["request"] for line in found["kernels"] if line["kernel"] != "own"}
-    assert all(str(line["why"]).startswith("measured to be the fastest here") for line in found["kernels"] if line["kernel"] != "own")
+    asked = [line for line in found["kernels"] if line["kernel"] != "own"]
+    assert set(found["table"]) == {line["request"] for line in asked}
+    assert all(str(line["why"]).startswith("measured to be the fastest here") for line in asked)
 
 
 @pytest.mark.parametrize("lattice", ["", "8x", "ax8", "0x4", "-3"])
@@ -189,3 +191,18 @@ def test_explain_refuses_a_wrong_lattice(recipe: Path, lattice: str, capsys: pyt
 def test_explain_without_its_stores_says_what_to_do(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["kernels", "explain", str(recipe)]) == 1
     assert "--lattice" in capsys.readouterr().err
+
+
+def test_explain_runs_the_first_batch_of_real_stores(recipe: Path, tmp_path: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    from sciml.data.build import build
+    from sciml.data.source import SourceSpec
+
+    build(SourceSpec.model_validate({
+        "name": "waves", "domain": "fields", "builder": "navier_stokes",
+        "options": {"trajectories": 3, "frames": 4, "resolution": 8, "spin_up": 0.0, "viscosity": 1e-3},
+        "split": {"by": "group", "counts": {"train": 1, "validation": 1, "test": 1}}}), tmp_path / "waves.zarr")
+    found = explained(capsys, str(recipe), f"data.0.store={tmp_path / 'waves.zarr'}", "data.0.batch=2")
+    assert found["batch"] == "the first training batch of each domain"
+    first = found["kernels"][0]
+    assert (first["mixer"], first["lattice"], first["domain"]) == ("axial", "4×4", "fields")

@@ -65,7 +65,7 @@ def samples_of(packed: bool) -> Samples | None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_flows_are_conserved(packed: bool) -> None:
-    """Once sinks are divided by their inflow, each takes in 1 in all; once sources are by their outflow, each gives 1."""
+    """Sinks divided by their inflow take in 1 each; sources divided by their outflow give 1 each."""
     q, k = torch.rand(2, HEADS, 7, 4) + 0.01, torch.rand(2, HEADS, 7, 4) + 0.01
     segment = samples_of(packed).segment if packed else torch.zeros(7, dtype=torch.long)  # type: ignore[union-attr]
     weight = torch.rand(2, 1, 7, 1)

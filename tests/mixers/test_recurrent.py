@@ -225,15 +225,13 @@ def test_gap_and_rate_are_what_decays() -> None:
     assert isinstance(mixer, Gated)
     axis = time("t", torch.tensor([0.0, 0.5, 2.0]), causal=True)
     x = torch.randn(1, 1, WIDTH).expand(1, 3, WIDTH) * torch.tensor([1.0, 0.0, 0.0])[:, None]
-    geometry, states = Geometry((axis,)), []
+    state, states = (), []
     for t in range(3):
-        part = replace(axis, coord=axis.coord[:, t: t + 1])
-        _, geometry_state = mixer(x[:, t: t + 1], Geometry((part,)), () if t == 0 else geometry_state)
-        states.append(geometry_state[0][1][0])
+        _, state = mixer(x[:, t: t + 1], Geometry((replace(axis, coord=axis.coord[:, t: t + 1]),)), state)
+        states.append(dict(state)[0][0])
     rate = torch.nn.functional.softplus(mixer.rate.bias)[None, :, None, None]
     torch.testing.assert_close(states[1], states[0] * torch.exp(-0.5 * rate))
     torch.testing.assert_close(states[2], states[0] * torch.exp(-2.0 * rate))
-    assert geometry.axes[0].causal
 
 
 @pytest.mark.parametrize("name", NAMES)

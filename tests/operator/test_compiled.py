@@ -44,6 +44,7 @@ def test_no_compiler_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("mixers", [["radial"], ["axial", "local"], ["window"], ["integral"], ["gated"], ["linear"]],
                          ids="+".join)
 def test_compiled_equals_eager(mixers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
