@@ -3,8 +3,8 @@
     python docs/tables.py            rewrite what stands between the markers
     python docs/tables.py --check    exit with 1 if that is not what the results say
 
-``<!-- measured: fields long_range/accuracy -->`` begins the tables of these benchmarks, of the second only the rows whose
-metric ends so; ``<!-- measured: end -->`` ends them.
+``<!-- measured: fields long_range/accuracy -->`` begins the tables of these benchmarks, of the second only the rows
+whose metric ends so; ``<!-- measured: end -->`` ends them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sciml.report.bench import Results, Row, load
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- measured: (?!end)([a-z0-9_/ ]+) -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 ASIDE = re.compile(r"_(seed\d+|std|low|high|blocks|gemms)$")
-"""Rows about another row: of single seeds, spread over seeds, interval of the paired difference, in units of a product."""
+"""Rows about another row: single seeds, spread over seeds, interval of the paired difference, in units of a product."""
 NOTHING = "Nothing yet: `sciml bench NAME` measures, `python docs/tables.py` writes this table."
 
 
@@ -69,7 +69,7 @@ def read(folder: Path) -> list[Results]:
 
 
 def chosen(results: Sequence[Results], names: str) -> list[Results]:
-    """The results that a marker names, in its order, cut down to the rows it wants; what isn't measured yet is left out.
+    """The results that a marker names, in its order, cut down to the rows it wants; those without figures are left out.
 
     Raises `ValueError` for a name of which neither a result nor a script exists.
     """

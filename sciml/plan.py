@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sciml.data.store import Store
+from sciml.kernels import dispatch
 from sciml.operator.operator import count_parameters
 from sciml.predictor import Predictor
 from sciml.threads import fastest as fastest_threads
@@ -96,20 +97,23 @@ def plan_of(run: Run, stores: Sequence[Store]) -> Plan:
 
 
 def freeze_budget(run: Run) -> None:
-    """Fix steps and threads of a run: measured where the recipe leaves them open, then frozen in ``budget.json``."""
+    """Fix steps, threads and kernels of a run: measured where the recipe leaves them open, then frozen in
+    ``budget.json``."""
     path, train = run.folder / "budget.json", run.recipe.train
     if path.exists():
         frozen = json.loads(path.read_text())
     else:
         threads = train.threads or run.ranks.agree(fastest_threads())
         torch.set_num_threads(threads)
+        dispatch.set_table(None)
         frozen = {"steps": run.steps or train.steps or calibrated_steps(run), "minutes": train.minutes,
-                  "threads": threads}
+                  "threads": threads, "kernels": dict(dispatch.table())}
         run.ranks.barrier()
         if run.ranks.first:
             write_json(path, frozen)
     run.steps = int(frozen["steps"])
     torch.set_num_threads(int(frozen["threads"]))
+    dispatch.set_table(frozen.get("kernels", {}))
 
 
 def write_json(path: Path, value: Any) -> None:

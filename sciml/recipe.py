@@ -37,8 +37,8 @@ class SourceRecipe(Section):
 class TrainRecipe(Section):
     """How to train. Exactly one of `steps` and `minutes`; minutes are calibrated once and then frozen as steps.
 
-    threads: of torch on the CPU; None: the fastest here, measured once and frozen, as sums depend on it. compile: run the
-    operator's blocks as compiled graphs; costs a minute or more the first time, and needs a C++ compiler.
+    threads: of torch on the CPU; None: the fastest here, measured once and frozen, as sums depend on it. compile: run
+    the operator's blocks as compiled graphs; costs a minute or more the first time, and needs a C++ compiler.
     """
 
     steps: int | None = Field(default=None, ge=1)

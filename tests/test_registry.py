@@ -29,7 +29,7 @@ def test_entry_points_of_other_packages_are_listed_and_loaded() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"recipe.yaml.*'fulll'.*axial, full"):
+    with pytest.raises(InputError, match=r"recipe.yaml.*'fulll'.*axial, .*full"):
         registry.find("sciml.mixers", "fulll", where="recipe.yaml")
     with pytest.raises(InputError, match="one of: none"):
         registry.find("sciml.nothing_of_the_kind", "x")

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -218,9 +219,18 @@ def _beside(path: Path, overwrite: bool) -> Iterator[str]:
             kept.rename(path)
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         os.close(lock)
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Also while other threads of a failed write are still at their last chunk: up to a second, until it is gone."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
 
 
 def _may_replace(path: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Axial attention: along each axis on its own, in parallel (as in IFactFormer-m) or one after the other (FactFormer)."""
+"""Axial attention: along each axis on its own, in parallel (as in IFactFormer-m) or in a chain (FactFormer)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sciml.kernels.attend import attend, attend_plain
+from sciml.kernels.attend import attend, attend_plain, segment_lengths
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import NUM_ROLES, Geometry, roles_of, rotate
 from sciml.mixers.projections import Projections
@@ -23,8 +23,8 @@ class Axial(Mixer):
     """mean over axes a of gainₐ ⊙ attentionₐ(x), then one output projection; or, `chained`, the values of one axis are
     what the attention along the axis before has made of them.
 
-    projections: `shared` by all axes, or `separate` ones for each axis role (x, y, z, time, set). Cost is tokens × Σ axis
-    lengths instead of tokens². Along a causal axis the state is that axis's keys and values.
+    projections: `shared` by all axes, or `separate` ones for each axis role (x, y, z, time, set). Cost is tokens × Σ
+    axis lengths instead of tokens². Along a causal axis the state is that axis's keys and values.
     Source: Li et al., "Scalable transformer for PDE surrogate modeling", 2023, for the chain.
     """
 
@@ -81,7 +81,7 @@ class Axial(Mixer):
         for index in self.axes(geometry):
             geometry.rotary((index,), self.projections.head_width)
             geometry.key_bias((index,))
-            geometry.segment_mask(index)
+            _lengths(geometry, index)
 
     def _along(self, index: int, heads: Heads, geometry: Geometry,
                memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
@@ -97,7 +97,8 @@ class Axial(Mixer):
             if index in memory:
                 k, v = torch.cat([memory[index][0], k], 2), torch.cat([memory[index][1], v], 2)
             memory[index] = (k, v)
-        y = attend(q, k, v, bias=bias, causal=axis.causal, second_order=geometry.second_order)
+        lengths = None if memory is not None and axis.causal else _lengths(geometry, index)
+        y = attend(q, k, v, bias=bias, causal=axis.causal, second_order=geometry.second_order, segment=lengths)
         return axis_lattice(y, shape, index)
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
@@ -128,6 +129,14 @@ class Axial(Mixer):
         if not outputs:
             return torch.zeros_like(x)
         return self.projections.out(outputs[-1] if self.chained else sum(outputs[1:], outputs[0]) / len(outputs))
+
+
+def _lengths(geometry: Geometry, index: int) -> tuple[int, ...] | None:
+    """How many tokens each sample has that is packed along the axis, or None."""
+    segment = geometry.axes[index].segment
+    if segment is None:
+        return None
+    return geometry.once(("lengths", index), lambda: segment_lengths(segment[0]))
 
 
 PLUGIN = Axial

@@ -70,7 +70,8 @@ class Geometry:
 
     def _key_bias(self, indices: tuple[int, ...]) -> Tensor | None:
         weights = [self.axes[i].weights() for i in indices]
-        if all(bool((w == w[:, :1]).all()) or _nearly_uniform(w) for w in weights):
+        known = not torch.compiler.is_exporting()  # an exported graph can't ask, and its weights always enter
+        if known and all(bool((w == w[:, :1]).all()) or _nearly_uniform(w) for w in weights):
             return None
         batch = max(w.shape[0] for w in weights)
         total = weights[0].new_ones(batch, 1)

@@ -60,14 +60,14 @@ class Radial(Mixer):
         """In an orthonormal basis of real waves a isotropic filter is diagonal, and a derivative another synthesis."""
         waves, shells = _dense(geometry, axes)
         for index in axes:
-            v = _along(waves[index].analysis, v, index)  # coefficients on the same lattice
+            v = along(waves[index].analysis, v, index)  # coefficients on the same lattice
         shape = [1, *(v.shape[1 + i] if i in axes else 1 for i in range(len(geometry.axes))), self.width]
         even, odd = (shells.even @ self.even).view(shape), (shells.odd @ self.odd).view(shape)
         total = even * v
         slopes = {index: self.gain(odd, geometry.role(index)) * v for index in axes}
         for index in axes:
-            total = _along(waves[index].synthesis, total, index) + _along(waves[index].slope, slopes.pop(index), index)
-            slopes = {other: _along(waves[index].synthesis, slope, index) for other, slope in slopes.items()}
+            total = along(waves[index].synthesis, total, index) + along(waves[index].slope, slopes.pop(index), index)
+            slopes = {other: along(waves[index].synthesis, slope, index) for other, slope in slopes.items()}
         return total
 
     def _by_fft(self, v: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
@@ -131,24 +131,24 @@ def _is_dense(geometry: Geometry, axes: list[int]) -> bool:
     return max(geometry.axes[index].size for index in axes) <= LONGEST_DENSE
 
 
-def _along(matrix: Tensor, x: Tensor, index: int) -> Tensor:
+def along(matrix: Tensor, x: Tensor, index: int) -> Tensor:
     """``(B, *lattice, C)``: matrix ``(m, n)`` applied along axis `index`, without moving it."""
-    rows = x.reshape(x.shape[: 1 + index].numel(), x.shape[1 + index], -1)
-    y = torch.bmm(matrix.expand(len(rows), -1, -1), rows)
-    return y.view(*x.shape[: 1 + index], len(matrix), *x.shape[2 + index:])
+    rows = x.reshape(math.prod(x.shape[: 1 + index]), x.shape[1 + index], -1)  # no len(): it fixes an exported size
+    y = torch.bmm(matrix.expand(rows.shape[0], -1, -1), rows)
+    return y.view(*x.shape[: 1 + index], matrix.shape[0], *x.shape[2 + index:])
 
 
 def _dense(geometry: Geometry, axes: list[int]) -> tuple[dict[int, Waves], Shells]:
     def make() -> tuple[dict[int, Waves], Shells]:
         waves, squares = {}, []
         for index in axes:
-            waves[index], k = _waves(geometry.axes[index])
+            waves[index], k = axis_waves(geometry.axes[index])
             squares.append(_on_axis(k**2, geometry, index))
         return waves, _shells(sum(squares[1:], squares[0]).sqrt())
     return geometry.once(("waves", tuple(axes)), make)
 
 
-def _waves(axis: Axis) -> tuple[Waves, Tensor]:
+def axis_waves(axis: Axis) -> tuple[Waves, Tensor]:
     """Waves of an axis and the wavenumber ``(n,)`` of each; that of Nyquist has no slope."""
     n, extent = axis.size, _extent(axis)
     i, j = (torch.arange(n, dtype=torch.float64, device=axis.coord.device) for _ in range(2))
@@ -175,7 +175,7 @@ def _extent(axis: Axis) -> Tensor:
 
 def _on_axis(k: Tensor, geometry: Geometry, index: int) -> Tensor:
     shape = [1] * (1 + len(geometry.axes))
-    shape[1 + index] = len(k)
+    shape[1 + index] = k.shape[0]
     return k.view(shape)
 
 
@@ -183,7 +183,7 @@ def _shells(radius: Tensor) -> Shells:
     place = radius.flatten().clamp(max=SHELLS - 1)
     low = place.floor().long()
     part = (place - low)[:, None]
-    weights = torch.zeros(len(place), SHELLS, dtype=radius.dtype, device=radius.device)
+    weights = torch.zeros(place.shape[0], SHELLS, dtype=radius.dtype, device=radius.device)
     weights.scatter_add_(1, low[:, None], 1 - part)
     weights.scatter_add_(1, (low + 1).clamp(max=SHELLS - 1)[:, None], part)
     return Shells(weights, weights / (1 + radius.flatten()[:, None]))

@@ -35,11 +35,6 @@ def axis_bias(geometry: Geometry, index: int, shape: torch.Size, *, past: bool =
         return None
     weight = geometry.key_bias((index,))
     bias = None if weight is None else spread(weight[:, None, None, :], shape, index)
-    mask = geometry.segment_mask(index)
-    if mask is not None:
-        apart = torch.zeros(mask.shape, dtype=geometry.axes[index].coord.dtype, device=mask.device)
-        apart = apart.masked_fill(~mask, -torch.inf)
-        bias = apart if bias is None else bias + apart
     if geometry.pair_bias is not None and geometry.packed_axis == index:
         pair = geometry.pair_bias(shape[-2])
         bias = pair if bias is None else bias + pair

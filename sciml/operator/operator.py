@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any
@@ -73,7 +73,7 @@ class Operator(nn.Module):
 
     Core weights are named ``levels.*``, domain weights ``ports.<domain>.*``. Lattices of any rank and size go through
     the same core; axes that may not be coarsened keep their length at every level. compiled: whether the blocks are
-    (`sciml.operator.compiled`); then second derivatives and cached steps, which a compiled graph can't have, run eagerly.
+    (`sciml.operator.compiled`); second derivatives and cached steps, which a compiled graph can't have, run eagerly.
     """
 
     compiled = False
@@ -105,10 +105,12 @@ class Operator(nn.Module):
         """A cache to start a causal rollout with: one entry per mixer, in order of execution."""
         return [() for block in self.blocks for _ in block.mixers]
 
-    def forward(self, batch: TokenBatch, cache: Cache | None = None, second_order: bool = False) -> Outputs:
+    def forward(self, batch: TokenBatch, cache: Cache | None = None, second_order: bool = False,
+                sizes: Sequence[int] | None = None) -> Outputs:
+        """sizes: cells per token along each axis; None: what the axes' spacing asks for, which is read from them."""
         spec, port = self._spec(batch.domain), self._port(batch.domain)
         cells, cache = batch.lattice, None if cache is None else list(cache)
-        sizes = cells_per_token(batch.axes, spec)
+        sizes = cells_per_token(batch.axes, spec) if sizes is None else sizes
         deepest = 2 ** (len(self.levels) - 1)
         padded = pad(batch, [size * deepest if axis.coarsen else 1 for size, axis in zip(sizes, batch.axes)])
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
