@@ -60,8 +60,8 @@ def export(ctx: click.Context, checkpoint: Path, store: str, json_: bool) -> Non
                        if name != "path"])
         click.echo(step.path)
     if not found.difference < CLOSE:
-        click.echo(f"error: the exported step differs by {found.difference:.2g} of the largest value; expected less than "
-                   f"{CLOSE:g}. Fix: delete {step.path.parent} and export again; don't use it", err=True)
+        click.echo(f"error: the exported step differs by {found.difference:.2g} of the largest value; expected less "
+                   f"than {CLOSE:g}. Fix: delete {step.path.parent} and export again; don't use it", err=True)
         ctx.exit(1)
     if not json_:
         console.next_command(f"cat {step.path.with_name('step.json')}")

@@ -22,7 +22,7 @@ from sciml.tokens import Axis, Conditions, Outputs, State, TokenBatch
 
 EVEN = 1e-3
 """Coordinates that are off an even spacing by less than this fraction of it count as even: float32 can't say more."""
-MOST_CELLS = 1 << 20
+MOST_TOKENS = 1 << 18
 FEWEST = 3
 """Tokens along an axis at the coarsest level: with fewer, torch takes other ways through a graph."""
 
@@ -93,19 +93,15 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
     if batch.conditions.context is not None or batch.packed_axis is not None:
         raise InputError("export", key="batch", found="a context or a packed axis", expected="one lattice of fields",
                          fix="roll it out with `sciml rollout`")
-    spec, levels = predictor.operator.specs[batch.domain], list(predictor.operator.config.levels)
-    deepest = 2 ** (len(levels) - 1)
-    finest = next((i for i, level in enumerate(predictor.operator.levels)
-                   if any(isinstance(module, Radial) for module in level.modules())), None)
-    most = None if finest is None else LONGEST_DENSE // deepest * deepest * 2**finest
-    axes = []
-    for axis, cells in zip(batch.axes, cells_per_token(batch.axes, spec)):
+    operator = predictor.operator
+    deepest, longest, axes = 2 ** (len(operator.levels) - 1), most_tokens(operator), []
+    for axis, cells in zip(batch.axes, cells_per_token(batch.axes, operator.specs[batch.domain])):
         if axis.coord.shape[0] != 1 or (axis.period is not None and axis.period.ndim != 1):
             raise InputError(batch.sources, key=axis.name, found="coordinates of its own per sample",
                              expected="one grid for all samples of a batch", fix="export and roll out grid by grid")
         multiple = cells * deepest
         axes.append(AxisForm(axis.name, axis.unit, axis.period is not None, is_even(axis), cells, multiple,
-                             FEWEST * multiple, cells * most if most is not None else MOST_CELLS // multiple * multiple))
+                             FEWEST * multiple, cells * longest))
     advanced = _next(adapter, state)
     form = StepForm(
         domain=batch.domain, dataset=batch.dataset, channels=batch.channels,
@@ -116,6 +112,14 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
         dtype=str(batch.values.dtype).removeprefix("torch."))
     check_lattice(form, batch.lattice, batch.sources)
     return form
+
+
+def most_tokens(operator: Operator) -> int:
+    """The most tokens along an axis of the finest level: beyond, a radial mixer goes over to complex numbers."""
+    deepest = 2 ** (len(operator.levels) - 1)
+    own = [LONGEST_DENSE * 2**i for i, level in enumerate(operator.levels)
+           if any(isinstance(module, Radial) for module in level.modules())]
+    return min(own, default=MOST_TOKENS) // deepest * deepest
 
 
 def is_even(axis: Axis) -> bool:
