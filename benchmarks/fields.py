@@ -34,6 +34,7 @@ from sciml.data.build import build
 from sciml.data.source import read_source
 from sciml.data.store import Store, open_store
 from sciml.evaluate import evaluate
+from sciml.memory import keep_freed
 from sciml.metrics import energy_spectrum
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
@@ -133,6 +134,7 @@ class Trainer:
 
 
 def trainer(kind: str, store: Store, batch: int, rate: float, seconds: float, seed: int, threads: int) -> Trainer:
+    keep_freed()
     recipe = load_recipe(config("navier_stokes")).model_copy(update={"seed": seed})
     predictor = new_predictor(recipe, [store])
     if kind == "fno":
