@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -83,6 +83,7 @@ class Trainer:
     seconds: float
     seed: int = 0
     threads: int = 1
+    clock: Callable[[], float] = time.perf_counter
     used: float = 0.0
     step: int = 0
     failed: bool = False
@@ -101,7 +102,7 @@ class Trainer:
         operator, adapter = self.predictor.operator.train(), self.predictor.adapter("fields")
         until = min(self.seconds, self.used + seconds)
         while self.used < until and not self.failed:
-            began = time.perf_counter()
+            began = self.clock()
             optim.set_rates(self.optimizers, self._scale(), self.train)
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
@@ -113,7 +114,7 @@ class Trainer:
                 optimizer.step()
             self.failed = not bool(torch.isfinite(loss))
             self.step += 1
-            self.used += time.perf_counter() - began
+            self.used += self.clock() - began
 
     def _scale(self) -> float:
         return optim.scale_at(int(1e4 * self.used / self.seconds), 10_000, self.train)
@@ -133,7 +134,8 @@ class Trainer:
         return float(torch.cat(errors).mean())
 
 
-def trainer(kind: str, store: Store, batch: int, rate: float, seconds: float, seed: int, threads: int) -> Trainer:
+def trainer(kind: str, store: Store, batch: int, rate: float, seconds: float, seed: int, threads: int,
+            clock: Callable[[], float] = time.perf_counter) -> Trainer:
     keep_freed()
     recipe = load_recipe(config("navier_stokes")).model_copy(update={"seed": seed})
     predictor = new_predictor(recipe, [store])
@@ -144,7 +146,7 @@ def trainer(kind: str, store: Store, batch: int, rate: float, seconds: float, se
     changes = {"learning_rate": rate, "matrix_learning_rate": 10 * rate} if kind == "sciml" else {
         "learning_rate": rate, "optimizer": "adamw"}
     return Trainer(kind, predictor, store, recipe, batch, recipe.train.model_copy(update=changes), seconds, seed,
-                   threads)
+                   threads, clock)
 
 
 def train_together(trainers: list[Trainer]) -> None:

@@ -10,12 +10,14 @@ training time at which each first had, on 32 validation pairs, the best error th
 
 Models, samples, loss and clocks are those of `benchmarks/fields.py`; each model is tuned on a tenth of its own budget,
 by validation: three learning rates at a middle batch, then a smaller and a larger batch. All seeds of both models train
-in turns over the same stretch of time; validation is on nobody's clock. Curves go to results/time_to_error_<side>.csv.
+in turns over the same stretch of time, on one thread each and on the clock of the processor, so that other work on the
+machine delays the run and not the models; validation is on nobody's clock. Curves: results/time_to_error_<side>.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +85,14 @@ def store_of(setting: Setting) -> Store:
     return build(source_of(setting), str(setting.path))
 
 
-def tuned(setting: Setting, store: Store, threads: dict[str, int]) -> dict[str, tuple[int, float]]:
+def tuned(setting: Setting, store: Store) -> dict[str, tuple[int, float]]:
     """The best (batch, learning rate) of each model on a tenth of its budget, by validation."""
     middle, *others = setting.batches
     errors: dict[str, dict[tuple[int, float], float]] = {kind: {} for kind in KINDS}
 
     def train(grid: Sequence[tuple[str, int, float]]) -> None:
-        trainers = [fields.trainer(kind, store, b, rate, setting.seconds(kind) / 10, 0, threads[kind])
+        trainers = [fields.trainer(kind, store, b, rate, setting.seconds(kind) / 10, 0, 1,
+                                   time.process_time)
                     for kind, b, rate in grid]
         fields.train_together(trainers)
         for (kind, b, rate), each in zip(grid, trainers):
@@ -134,10 +137,10 @@ def equal_error(ours: Curve, peer: Curve) -> tuple[float | None, float]:
 def measure(bench: Bench, setting: Setting) -> None:
     """Tune, train and compare at one resolution; all models train together, so that this starts again after a stop."""
     store = store_of(setting)
-    threads = {kind: fields.best_threads(store, kind) for kind in KINDS}
-    chosen = tuned(setting, store, threads)
+    chosen = tuned(setting, store)
     click.echo(f"chosen on validation at {setting.side}²: {chosen}", err=True)
-    trainers = {(kind, seed): fields.trainer(kind, store, *chosen[kind], setting.seconds(kind), seed, threads[kind])
+    trainers = {(kind, seed): fields.trainer(kind, store, *chosen[kind], setting.seconds(kind), seed, 1,
+                                            time.process_time)
                 for seed in SEEDS for kind in KINDS}
     curves = dict(zip(trainers, train_in_turns(list(trainers.values()))))
     write_curves(bench.place / f"time_to_error_{setting.side}.csv", curves)

@@ -77,7 +77,7 @@ def chosen(results: Sequence[Results], names: str) -> list[Results]:
     for entry in names.split():
         name, _, ending = entry.partition("/")
         if name in by_name:
-            rows = tuple(row for row in by_name[name].rows if row.metric.endswith(ending))
+            rows = tuple(row for row in by_name[name].rows if ASIDE.sub("", row.metric).endswith(ending))
             found.append(by_name[name].model_copy(update={"rows": rows}))
         elif not (ROOT / "benchmarks" / f"{name}.py").is_file():
             raise ValueError(f"a marker asks for the figures of {name}: there is no benchmarks/{name}.py")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from sciml.recipe import Recipe
 
 COLUMNS = ("domain", "place", "mixer", "lattice", "kernel", "calls", "why")
-Pass = tuple[str, "Operator", Callable[[], Any]]
-"""A domain, an operator, and one forward pass of it, as in training."""
+
+
+class Pass(NamedTuple):
+    """A domain, an operator, and one forward pass of it, as in training. compiled: its blocks are graphs then."""
+
+    domain: str
+    operator: Operator
+    run: Callable[[], Any]
+    compiled: bool
 
 
 @click.group("kernels")
@@ -47,46 +54,49 @@ def explain(config: str, assignments: tuple[str, ...], lattice: str | None, tune
     recipe = load_recipe(find_config(config), assignments)
     torch.set_num_threads(recipe.train.threads or fastest())
     passes = _real(recipe) if lattice is None else _made_up(recipe, lattice)
-    if tune_:
-        _tune(passes)
-    rows = [{"domain": domain, **line} for domain, operator, run in passes for line in _lines(operator, run)]
+    left_out = _tune(passes) if tune_ else {}
+    rows = [{"domain": own.domain, **line} for own in passes for line in _lines(own)]
     source = f"a made-up field of {lattice} cells" if lattice else "the first training batch of each domain"
     if json_:
         console.as_json({"batch": source, "threads": torch.get_num_threads(), "kernels": rows,
-                         "table": dict(dispatch.table())})
+                         "table": dict(dispatch.table()), "not_timed": left_out})
         return
     console.table(rows, COLUMNS, title=f"{recipe.name} on {source}, {torch.get_num_threads()} threads")
+    for request, why in left_out.items():
+        click.echo(f"{request}: " + "; ".join(f"{kernel} {said}" for kernel, said in why.items()))
     given = shlex.join((config, *assignments))
     chosen = f"{given} --lattice {lattice}" if lattice else given
     console.next_command(f"sciml pretrain {given}" if tune_ else f"sciml kernels explain {chosen} --tune")
 
 
-def _lines(operator: Operator, run: Callable[[], Any]) -> list[dict[str, Any]]:
+def _lines(own: Pass) -> list[dict[str, Any]]:
+    from sciml.kernels.explain import Place
     from sciml.kernels.explain import explain as lines_of
 
-    levels: Sequence[Any] = list(operator.levels)
+    levels: Sequence[Any] = list(own.operator.levels)
     places = []
-    for i, (level, config) in enumerate(zip(levels, operator.config.levels)):
+    for i, (level, config) in enumerate(zip(levels, own.operator.config.levels)):
         for j, block in enumerate((*level.down, *level.up)):
             way = f"down {j}" if j < len(level.down) else f"up {j - len(level.down)}"
-            places += [(f"level {i}, {way}", named.name, mixer)
+            places += [Place(f"level {i}, {way}", named.name, mixer, own.compiled)
                        for named, mixer in zip(config.block_mixers(j), block.mixers)]
-        places.append((f"level {i}", "context", level.context))
-    return [line.json() for line in lines_of(places, run)]
+        places.append(Place(f"level {i}", "context", level.context))
+    return [line.json() for line in lines_of(places, own.run)]
 
 
-def _tune(passes: Sequence[Pass]) -> None:
-    """Measure what these passes ask for, and decide by it from here on."""
+def _tune(passes: Sequence[Pass]) -> dict[str, dict[str, str]]:
+    """Measure what these passes ask for, and decide by it from here on. Request → kernel → why it wasn't timed."""
     from sciml.kernels import dispatch, tune
 
-    for _, _, run in passes:
-        run()
-    requests = dispatch.used_requests()
+    for own in passes:
+        own.run()
+    requests, left_out = dispatch.used_requests(), {}
     with console.progress("measure") as progress:
         for done, request in enumerate(requests, 1):
-            tune.tune([request])
+            left_out.update({key: timed.left_out for key, timed in tune.tune([request]).items() if timed.left_out})
             progress(done, len(requests))
     dispatch.set_table(None)
+    return left_out
 
 
 def _real(recipe: Recipe) -> list[Pass]:
@@ -107,7 +117,9 @@ def _real(recipe: Recipe) -> list[Pass]:
         domain = store.meta.domain
         if domain not in passes:
             batch = _first_batch(adapters[domain], store, entry.batch)
-            passes[domain] = (domain, predictor.operator, _forward(recipe, adapters[domain], predictor.operator, batch))
+            run = _forward(recipe, adapters[domain], predictor.operator, batch)
+            eager = bool(adapters[domain].differentiate) or batch.packed_axis is not None  # as in Operator.forward
+            passes[domain] = Pass(domain, predictor.operator, run, recipe.train.compile and not eager)
     return list(passes.values())
 
 
@@ -156,18 +168,23 @@ def _forward(recipe: Recipe, adapter: Any, operator: Operator, batch: Any) -> Ca
 
 
 def _made_up(recipe: Recipe, lattice: str) -> list[Pass]:
-    """A periodic field of that many cells, one channel, as many samples as the recipe's first batch."""
+    """A periodic field of that many cells, one channel, as many samples as the recipe's first batch.
+
+    Tokens are those of the domain, which knows no data: one that keeps their physical length on all grids takes this
+    one for its first, where they have `patch` cells.
+    """
     import torch
 
+    from sciml import registry
     from sciml.tokens import HeadSpec, TokenBatch, TokenSpec, space
     from sciml.train import autocast
 
     sizes = _cells(lattice)
     domain = next(iter(recipe.domains), "fields")
-    patch = recipe.domains.get(domain, {}).get("patch", 1)
+    known = registry.find("sciml.domains", domain, where="recipe").create(recipe.domains.get(domain, {})).spec()
     channel = f"{domain}/value"
-    spec = TokenSpec(domain, (channel,), {"state": HeadSpec("lattice", (channel,))},
-                     patch=patch if isinstance(patch, int) else 1)
+    spec = TokenSpec(domain, (channel,), {"state": HeadSpec("lattice", (channel,))}, patch=known.patch,
+                     patch_length=known.patch_length)
     operator = _operator(recipe, {domain: spec})
     axes = tuple(space(f"x{i}", torch.arange(n) / n, period=1.0) for i, n in enumerate(sizes))
     batch = TokenBatch(domain, "made up", torch.randn(recipe.data[0].batch, *sizes, 1), (channel,), axes,
@@ -176,7 +193,7 @@ def _made_up(recipe: Recipe, lattice: str) -> list[Pass]:
     def run() -> Any:
         with autocast(recipe.train):
             return operator(batch)
-    return [(domain, operator, run)]
+    return [Pass(domain, operator, run, recipe.train.compile)]
 
 
 def _cells(lattice: str) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sciml.domains.fields import spectral
 from sciml.domains.fields.adapter import HEAD, LEAD, Fields
 from sciml.errors import InputError
-from sciml.mixers.radial import LONGEST_DENSE, Radial, along, axis_waves
+from sciml.mixers.radial import LONGEST_DENSE, Radial, axis_waves
 from sciml.operator.lattice import cells_per_token
 from sciml.operator.operator import Operator
 from sciml.predictor import Predictor
@@ -162,8 +162,7 @@ class FieldsStep(nn.Module):
     output meet in the basis of real waves of `sciml.mixers.radial`, so that no number is complex.
     """
 
-    damping: Tensor
-    gain: Tensor
+    factors: Tensor
     scale: Tensor
 
     def __init__(self, predictor: Predictor, state: State, form: StepForm) -> None:
@@ -176,9 +175,8 @@ class FieldsStep(nn.Module):
         self.normalisation = normalisation(adapter, form)
         like = state.batch.values
         if form.wavenumbers:
-            damping, gain = curves(adapter, form)
-            self.register_buffer("damping", like.new_tensor(damping))  # (K, C)
-            self.register_buffer("gain", like.new_tensor(gain))
+            factors = np.concatenate(curves(adapter, form), -1)
+            self.register_buffer("factors", like.new_tensor(factors))  # (K, 2 C): damping, gain
         else:
             scale = _next(adapter, state).batch.targets[HEAD].scale
             self.register_buffer("scale", scale.flatten(0, -2)[0].clone())  # (C,)
@@ -209,17 +207,25 @@ class FieldsStep(nn.Module):
         synthesis, squares = [], []
         for i, period in enumerate(periods):
             waves, m = axis_waves(Axis("", "space", x.new_zeros(1, x.shape[1 + i], 1), period=x.new_ones(1)))
-            both = along(waves.analysis, both, i)
+            both = transform(waves.analysis, both, 1 + i)
             synthesis.append(waves.synthesis)
             shape = [1] * len(periods)
             shape[i] = x.shape[1 + i]
             squares.append((m / period.double()).square().view(shape))
-        shells = sum(squares[1:], squares[0]).sqrt().round().clamp(max=self.damping.shape[0] - 1).long()  # (*lattice)
-        state, output = both.chunk(2, -1)
-        total = self.damping[shells] * state + self.gain[shells] * output
+        shells = sum(squares[1:], squares[0]).sqrt().round().clamp(max=self.factors.shape[0] - 1).long()  # (*lattice)
+        # A compiled graph looks factors up anew for every sample, unless a product stands in between: by the identity.
+        factors = self.factors[shells].flatten(0, -2) @ torch.eye(both.shape[-1], dtype=x.dtype, device=x.device)
+        state, output = (both * factors.view(both.shape[1:])).chunk(2, -1)
+        total = state + output
         for i, matrix in enumerate(synthesis):
-            total = along(matrix, total, i)
+            total = transform(matrix, total, 1 + i)
         return total
+
+
+def transform(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """`matrix` ``(m, n)`` applied along a dimension, as one product: for few channels, moving them costs little."""
+    moved = x.movedim(dim, -1)
+    return (moved.reshape(-1, moved.shape[-1]) @ matrix.T).view(*moved.shape[:-1], matrix.shape[0]).movedim(-1, dim)
 
 
 def curves(adapter: Fields, form: StepForm) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -80,6 +80,16 @@ class Kernel(Protocol):
 
         The tensors are of the request's dtype and autocast is off, but for packed requests: there the parts decide.
         """
+        ...
+
+
+@runtime_checkable
+class Squares(Protocol):
+    """What a kernel says besides if it holds N × M matrices in memory: `sciml.kernels.tune` leaves it out where they
+    are too large."""
+
+    def matrices(self, request: Request) -> int:
+        """How many of ``(B, H, N, M)`` there are at most at a time, all derivatives that are asked for included."""
         ...
 
 

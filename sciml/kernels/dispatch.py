@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from contextvars import ContextVar
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 from sciml import registry
@@ -28,10 +29,38 @@ class Entry(NamedTuple):
     depth: int = 0
 
 
-_table: Mapping[str, str] | None = None
+class Decisions:
+    """A table, read from this machine's file if none is given, and what was chosen by it: one is never without the
+    other, so that a choice made while another table is set can't outlive its own."""
+
+    def __init__(self, measured: Mapping[str, str] | None) -> None:
+        if measured is not None:
+            self.table = dict(measured)
+        self.choose = lru_cache(maxsize=4096)(self._choose)
+
+    @cached_property
+    def table(self) -> Mapping[str, str]:
+        from sciml.kernels.tune import load
+
+        return load()
+
+    def _choose(self, request: Request) -> Choice:
+        key = request.key()
+        _used.setdefault(key, request)
+        correct = {name: kernel for name, kernel in kernels().items() if kernel.refuses(request) is None}
+        measured = self.table.get(key)
+        if measured in correct:
+            return Choice(measured, "measured to be the fastest here")
+        return _by_rule(correct, request)
+
+
+_decisions = Decisions(None)
 _used: dict[str, Request] = {}
-_listeners: list[list[Entry]] = []
-_depth = 0
+_listeners: ContextVar[tuple[list[Entry], ...]] = ContextVar("listeners", default=())
+_depth: ContextVar[int] = ContextVar("depth", default=0)
+OWN: Mapping[str, Kernel] = {"packed": packed.PLUGIN, "rows": rows.PLUGIN, "flash": flash.PLUGIN,
+                             "plain": plain.PLUGIN}
+"""What compiled code chooses among."""
 
 
 @cache
@@ -45,39 +74,33 @@ def admissible(request: Request) -> dict[str, str | None]:
     return {name: kernel.refuses(request) for name, kernel in kernels().items()}
 
 
-@lru_cache(maxsize=4096)
 def choose(request: Request) -> Choice:
     """The kernel for a request. It depends on nothing but the request and the table (see `set_table`)."""
-    key = request.key()
-    _used.setdefault(key, request)
-    correct = {name: kernel for name, kernel in kernels().items() if kernel.refuses(request) is None}
-    measured = table().get(key)
-    if measured in correct:
-        return Choice(measured, "measured to be the fastest here")
-    merits = {name: kernel.merit(request) for name, kernel in correct.items()}
-    best = max(merits, key=lambda name: merits[name][0])
-    return Choice(best, merits[best][1])
+    return _decisions.choose(request)
+
+
+def choose_in_graph(request: Request) -> Choice:
+    """The kernel for a request met while compiling: of our own, by rule, as no table is read and nothing recorded."""
+    return _by_rule({name: kernel for name, kernel in OWN.items() if kernel.refuses(request) is None}, request)
 
 
 def in_graph(request: Request) -> Kernel:
-    """The kernel for a request met while compiling: of our own, by rule, as no table is read and nothing recorded."""
-    correct = [kernel for kernel in (packed.PLUGIN, rows.PLUGIN, flash.PLUGIN, plain.PLUGIN)
-               if kernel.refuses(request) is None]
-    best = correct[0]
-    for kernel in correct[1:]:
-        if kernel.merit(request)[0] > best.merit(request)[0]:
-            best = kernel
-    return best
+    """The kernel of that choice."""
+    return OWN[choose_in_graph(request).kernel]
+
+
+def _by_rule(correct: Mapping[str, Kernel], request: Request) -> Choice:
+    """The first of largest merit. Also run by the compiler."""
+    best, *others = correct
+    for name in others:
+        if correct[name].merit(request)[0] > correct[best].merit(request)[0]:
+            best = name
+    return Choice(best, correct[best].merit(request)[1])
 
 
 def table() -> Mapping[str, str]:
     """Request key → kernel: what was set, or else what `sciml.kernels.tune` left on this machine, read once."""
-    global _table
-    if _table is None:
-        from sciml.kernels.tune import load
-
-        _table = load()
-    return _table
+    return _decisions.table
 
 
 def set_table(measured: Mapping[str, str] | None) -> None:
@@ -85,20 +108,20 @@ def set_table(measured: Mapping[str, str] | None) -> None:
 
     A run writes `table()` down and sets it when it goes on, because the last bits of a sum depend on the kernel.
     """
-    global _table
-    _table = None if measured is None else dict(measured)
-    choose.cache_clear()
+    global _decisions
+    _decisions = Decisions(measured)
 
 
 @contextmanager
 def frozen(measured: Mapping[str, str]) -> Iterator[None]:
     """As `set_table`, until the end of the block."""
-    before = _table
+    global _decisions
+    before = _decisions
     set_table(measured)
     try:
         yield
     finally:
-        set_table(before)
+        _decisions = before
 
 
 def used_requests() -> tuple[Request, ...]:
@@ -108,24 +131,23 @@ def used_requests() -> tuple[Request, ...]:
 
 @contextmanager
 def record() -> Iterator[list[Entry]]:
-    """The calls of attention inside the block, in order of execution; compiled code makes none."""
+    """The calls of attention inside the block and of its thread, in order of execution; compiled code makes none."""
     entries: list[Entry] = []
-    _listeners.append(entries)
+    outside = _listeners.set((*_listeners.get(), entries))
     try:
         yield entries
     finally:
-        _listeners.remove(entries)
+        _listeners.reset(outside)
 
 
 @contextmanager
 def answered(request: Request) -> Iterator[Kernel]:
     """The kernel for a request, told to whoever records; calls that it makes itself are told as one deeper."""
-    global _depth
-    choice = choose(request)
-    for entries in _listeners:
-        entries.append(Entry(request, choice.kernel, choice.reason, _depth))
-    _depth += 1
+    choice, depth = choose(request), _depth.get()
+    for entries in _listeners.get():
+        entries.append(Entry(request, choice.kernel, choice.reason, depth))
+    outside = _depth.set(depth + 1)
     try:
         yield kernels()[choice.kernel]
     finally:
-        _depth -= 1
+        _depth.reset(outside)

@@ -12,13 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EPSILON = 1e-6
 
-def scaled_norm(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    """x / rms(x) · scale + shift over the last dimension; scale and shift broadcast to x. ε is the dtype's own."""
+
+def scaled_norm(x: Tensor, scale: Tensor, shift: Tensor | None = None, eps: float = EPSILON) -> Tensor:
+    """x / √(mean x² + ε) · scale + shift over the last dimension; scale and shift broadcast to x. What comes in reduced
+    precision is normalised, and returned, in single."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()
     if torch.compiler.is_compiling():
-        y = F.rms_norm(x, x.shape[-1:]) * scale
+        y = F.rms_norm(x, x.shape[-1:], eps=eps) * scale
         return y if shift is None else y + shift
-    normed: Tensor = ScaledNorm.apply(x, scale, shift)
+    normed: Tensor = ScaledNorm.apply(x, scale, shift, eps)
     return normed
 
 
@@ -36,23 +41,24 @@ class ScaledNorm(torch.autograd.Function):
     ∂x = (d − u mean(d u)) / rms, ∂scale = Σ g u, ∂shift = Σ g."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
         ctx.save_for_backward(x, scale)
+        ctx.eps = eps
         ctx.shape = None if shift is None else shift.shape
-        unit = x * _inverse_rms(x)
+        unit = x * _inverse_rms(x, eps)
         return unit.mul_(scale) if shift is None else torch.addcmul(shift, unit, scale)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         (g,), (x, scale) = slopes, ctx.saved_tensors
-        inverse = _inverse_rms(x)
+        inverse = _inverse_rms(x, ctx.eps)
         unit = x * inverse
         weighted = g * unit
         along = (weighted * scale).sum(-1, keepdim=True) / x.shape[-1]  # mean(d u)
         of_x = torch.addcmul(g * scale, unit, along, value=-1)
         of_x = of_x * inverse if torch.is_grad_enabled() else of_x.mul_(inverse)
         of_shift = None if ctx.shape is None else g.sum_to_size(ctx.shape)
-        return of_x, weighted.sum_to_size(scale.shape), of_shift
+        return of_x, weighted.sum_to_size(scale.shape), of_shift, None
 
 
 class Rotation(torch.autograd.Function):
@@ -73,7 +79,7 @@ class Rotation(torch.autograd.Function):
         return Rotation.apply(slopes[0], cos, -sin), None, None
 
 
-def _inverse_rms(x: Tensor) -> Tensor:
-    """``(…, 1)``: 1 / √(mean x² + ε), ε the dtype's own."""
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """``(…, 1)``: 1 / √(mean x² + ε)"""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return (size.square() / x.shape[-1] + torch.finfo(x.dtype).eps).rsqrt()
+    return (size.square() / x.shape[-1] + eps).rsqrt()

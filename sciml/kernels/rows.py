@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml.kernels.contract import Request, causal_mask
+from sciml.kernels.plain import probabilities
 
 LONGEST_ROW, FEWEST_ROWS = 32, 128
 """At least so many rows (batch × heads), of at most so many keys, are faster here than in the fused kernel. Measured
@@ -19,6 +20,8 @@ FEWEST_LOGITS = 1 << 15
 """With fewer queries × keys in all, the formula costs less than this kernel's three functions."""
 BLOCK_BYTES = 1 << 20
 """Size of the part of the probabilities that is worked on at a time, so that it stays in the second-level cache."""
+MATRICES = 3, 6, 16
+"""Of N × M at a time, without a backward pass, with one, and with a second: measured for 1024 × 1024."""
 VECTOR_BYTES = 64
 """torch's softmax over a last dimension shorter than a vector register isn't vectorised: 7 times slower at 8 keys."""
 
@@ -42,13 +45,17 @@ class Rows:
             return 2, "many short rows"
         return -1, "few or long rows"
 
+    def matrices(self, request: Request) -> int:
+        return MATRICES[request.grad + (request.grad and request.second_order)]
+
     def run(self, request: Request, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None,
             lengths: tuple[int, ...] | None) -> Tensor:
         return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), bias, request.causal)
 
 
 class _Attention(torch.autograd.Function):
-    """y = P v with P = softmax(s q kᵀ + b), s = 1/√D."""
+    """y = P v with P = softmax(s q kᵀ + b), s = 1/√D. A gradient may be asked for under autocast, whose products would
+    be of another dtype than what was kept: both backwards switch it off."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
@@ -68,7 +75,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, p = ctx.saved_tensors
         wants_bias = bool(ctx.needs_input_grad[3])
-        dq, dk, dv, db = _Slopes.apply(g.contiguous(), q, k, v, bias, p, ctx.causal, wants_bias)
+        with torch.autocast(g.device.type, enabled=False):
+            dq, dk, dv, db = _Slopes.apply(g.contiguous(), q, k, v, bias, p, ctx.causal, wants_bias)
         return dq, dk, dv, db, None
 
 
@@ -108,27 +116,20 @@ class _Slopes(torch.autograd.Function):
         """
         g, q, k, v, bias, p = ctx.saved_tensors
         scale = 1 / math.sqrt(q.shape[-1])
-        if torch.is_grad_enabled():  # a third derivative is wanted: P must be known as a function of q, k and the bias
-            p = _formula(q, k, bias, ctx.causal)
-        a = g @ v.mT
-        u = scale * (to_q @ k.mT + q @ to_k.mT)
-        if to_bias is not None:
-            u = u + to_bias
-        mean_a, mean_u = (p * a).sum(-1, keepdim=True), (p * u).sum(-1, keepdim=True)
-        s, to_a = p * (a - mean_a), p * (u - mean_u)
-        to_p = g @ to_v.mT + u * (a - mean_a) - a * mean_u
-        to_logits = p * (to_p - (p * to_p).sum(-1, keepdim=True))
-        return (to_a @ v + p @ to_v, scale * (to_logits @ k + s @ to_k), scale * (to_logits.mT @ q + s.mT @ to_q),
-                to_a.mT @ g, to_logits.sum_to_size(bias.shape) if ctx.needs_input_grad[4] else None, None, None, None)
-
-
-def _formula(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
-    logits = q @ k.mT / math.sqrt(q.shape[-1])
-    if bias is not None:
-        logits = logits + bias
-    if causal:
-        logits = logits.masked_fill(causal_mask(q.shape[2], k.shape[2], q.device), -math.inf)
-    return logits.softmax(-1)
+        with torch.autocast(g.device.type, enabled=False):
+            if torch.is_grad_enabled():  # a third derivative is wanted: P as a function of q, k and the bias
+                p = probabilities(q, k, bias, causal=ctx.causal)
+            a = g @ v.mT
+            u = scale * (to_q @ k.mT + q @ to_k.mT)
+            if to_bias is not None:
+                u = u + to_bias
+            mean_a, mean_u = (p * a).sum(-1, keepdim=True), (p * u).sum(-1, keepdim=True)
+            s, to_a = p * (a - mean_a), p * (u - mean_u)
+            to_p = g @ to_v.mT + u * (a - mean_a) - a * mean_u
+            to_logits = p * (to_p - (p * to_p).sum(-1, keepdim=True))
+            return (to_a @ v + p @ to_v, scale * (to_logits @ k + s @ to_k), scale * (to_logits.mT @ q + s.mT @ to_q),
+                    to_a.mT @ g, to_logits.sum_to_size(bias.shape) if ctx.needs_input_grad[4] else None,
+                    None, None, None)
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool) -> Tensor:

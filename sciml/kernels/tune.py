@@ -11,17 +11,27 @@ import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sciml.assets import cache_folder
-from sciml.kernels.contract import Kernel, Request
+from sciml.kernels.contract import Kernel, Request, Squares
 from sciml.kernels.dispatch import admissible, kernels
 
 MAX_BYTES = 1 << 20
 REPEATS = 7
 VERSION = 1
+SHARE_OF_FREE = 0.25
+"""A kernel isn't timed where its N × M matrices would take more of the memory that is free."""
+
+
+class Timed(NamedTuple):
+    """Kernel → seconds, and kernel → why it wasn't timed."""
+
+    seconds: dict[str, float]
+    left_out: dict[str, str]
 
 
 def machine() -> str:
@@ -39,20 +49,45 @@ def load() -> dict[str, str]:
     return {key: min(seconds, key=lambda name: seconds[name]) for key, seconds in _read(path()).items()}
 
 
-def tune(requests: Iterable[Request], *, repeats: int = REPEATS) -> dict[str, dict[str, float]]:
-    """Request key → kernel → seconds (median; with the backward pass where there will be one), added to the file.
+def tune(requests: Iterable[Request], *, repeats: int = REPEATS) -> dict[str, Timed]:
+    """Request key → seconds (median; with the backward pass where there will be one), which are added to the file.
 
     Packed requests are left out, because their parts are requests of their own, and so is what one kernel alone can
-    answer.
+    answer, or could be timed on: a kernel whose matrices are too large for the memory that is free isn't.
     """
-    measured: dict[str, dict[str, float]] = {}
+    measured: dict[str, Timed] = {}
     for request in requests:
         correct = [name for name, refusal in admissible(request).items() if refusal is None]
         if len(correct) > 1 and not request.packed and request.key() not in measured:
-            measured[request.key()] = seconds(request, correct, repeats)
-    if measured:
-        _write(path(), {**_read(path()), **measured})
+            left_out = _too_large(request, correct)
+            names = [name for name in correct if name not in left_out]
+            measured[request.key()] = Timed(seconds(request, names, repeats) if len(names) > 1 else {}, left_out)
+    found = {key: timed.seconds for key, timed in measured.items() if timed.seconds}
+    if found:
+        _write(path(), {**_read(path()), **found})
     return measured
+
+
+def _too_large(request: Request, names: Iterable[str]) -> dict[str, str]:
+    """Kernel → why it isn't timed."""
+    batch, heads, n, m, _, _ = request.shape
+    free, matrix = free_bytes(request.device), batch * heads * n * m * getattr(torch, request.dtype).itemsize
+    squares = {name: kernel for name in names if isinstance(kernel := kernels()[name], Squares)}
+    wanted = {name: kernel.matrices(request) * matrix for name, kernel in squares.items()}
+    return {name: f"not timed: up to {size / 2**30:.1f} GiB of {n} × {m} matrices, {free / 2**30:.1f} GiB are free"
+            for name, size in wanted.items() if size > SHARE_OF_FREE * free}
+
+
+def free_bytes(device: str) -> int:
+    """What can be allocated there without taking it from another process; on a CPU that doesn't say, all it has."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def seconds(request: Request, names: Iterable[str], repeats: int = REPEATS) -> dict[str, float]:

@@ -24,7 +24,8 @@ class Axial(Mixer):
     what the attention along the axis before has made of them.
 
     projections: `shared` by all axes, or `separate` ones for each axis role (x, y, z, time, set). Cost is tokens × Σ
-    axis lengths instead of tokens². Along a causal axis the state is that axis's keys and values.
+    axis lengths instead of tokens². Along a causal axis the state is that axis's keys and values. A pair bias, if the
+    domain has one, takes the place of rotary positions along the axis that it is about.
     Source: Li et al., "Scalable transformer for PDE surrogate modeling", 2023, for the chain.
     """
 
@@ -87,13 +88,13 @@ class Axial(Mixer):
                memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
         axis, shape = geometry.axes[index], heads[0].shape
         table = geometry.rotary((index,), self.projections.head_width)
-        bias = axis_bias(geometry, index, shape, past=memory is not None and bool(memory.get(index)))
+        bias = axis_bias(geometry, index, shape)
         q, k, v = (axis_rows(t, index) for t in heads)  # (B * others, H, n, D)
         if table is not None:
             table = (spread(table[0], shape, index), spread(table[1], shape, index))
             q, k = rotate(q, table), rotate(k, table)
         if memory is not None and axis.causal:
-            geometry.check_alone(index)
+            geometry.check_memory(index)
             if index in memory:
                 k, v = torch.cat([memory[index][0], k], 2), torch.cat([memory[index][1], v], 2)
             memory[index] = (k, v)
@@ -110,7 +111,7 @@ class Axial(Mixer):
             if self.chained and outputs:
                 v = outputs[-1].view(v.shape)
             lines = [t.movedim(index + 1, -2) for t in (q, k, v)]  # (B, *others, H, n, D)
-            weight, mask = geometry.key_bias((index,)), geometry.segment_mask(index)
+            weight, pair = geometry.key_bias((index,)), geometry.pair_term((index,), self.heads)
             rows = []
             for b in range(x.shape[0]):
                 own = None if table is None else tuple(t[min(b, t.shape[0] - 1)] for t in table)
@@ -118,10 +119,10 @@ class Axial(Mixer):
                 bias = torch.zeros(axis.size, axis.size, dtype=x.dtype)
                 if weight is not None:
                     bias = bias + weight[min(b, weight.shape[0] - 1)]
-                if mask is not None:
-                    bias = bias.masked_fill(~mask, -torch.inf)
-                if geometry.pair_bias is not None and geometry.packed_axis == index:
-                    bias = bias + geometry.pair_bias(self.heads)[0]
+                if axis.segment is not None:
+                    bias = bias.masked_fill(axis.segment[0, :, None] != axis.segment[0, None, :], -torch.inf)
+                if pair is not None:
+                    bias = bias + pair[min(b, pair.shape[0] - 1)]
                 y = attend_plain(rotate(one, own), rotate(two, own), three, bias=bias, causal=axis.causal)  # type: ignore[arg-type]
                 rows.append(y.reshape(lines[0].shape[1:]))
             y = torch.stack(rows).movedim(-2, index + 1).flatten(-2)

@@ -6,7 +6,7 @@ import inspect
 import typing
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 import torch
@@ -30,6 +30,8 @@ class Mixer(nn.Module):
     the mixer's options in a recipe. `forward` may be compiled: whatever depends on the geometry's values rather than
     its shapes is computed in `prepare` and kept in the geometry's memo.
     """
+
+    compilable: ClassVar[bool] = True
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

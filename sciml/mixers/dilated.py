@@ -12,6 +12,7 @@ from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.groups import Cut, Tables, attend_by_labels, attend_in_groups, make_cut, make_tables
 from sciml.mixers.projections import Projections
+from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
 
 
@@ -21,8 +22,8 @@ class Dilated(Mixer):
     size: at most that many tokens of a group along each axis; an axis of n tokens has m = ⌈n / size⌉ groups, the tokens
     with equal index modulo m. So every group reaches along the whole axis and has the same cost per token on every
     lattice; with a fixed stride (which is a fixed number of groups) the cost would grow with n. Groups do not see each
-    other: combine with `window` or `local`. Sets and causal axes join the batch. A token that sees no quadrature weight
-    gets zero. Cost: tokens × group.
+    other: combine with `window` or `local`. Sets, causal and packed axes join the batch. A token that sees no
+    quadrature weight gets zero. Cost: tokens × group.
     """
 
     def __init__(self, width: int, heads: int, *, size: Annotated[int, Field(ge=2)] = 8) -> None:
@@ -31,7 +32,7 @@ class Dilated(Mixer):
         self.projections = Projections(width, heads)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set" and not axis.causal
+        return both_ways(axis)
 
     def prepare(self, geometry: Geometry) -> None:
         if self.axes(geometry):

@@ -27,8 +27,9 @@ class Samples(NamedTuple):
 class Full(Mixer):
     """Softmax attention over the flattened lattice; rotary head dimensions are split over all coordinates.
 
-    Packed samples are kept apart by segment; a pair bias, if the domain has one, replaces the rotary. A causal axis is
-    admitted where it is the only one (packed events): then the state is the keys and values seen so far.
+    Packed samples are kept apart by segment. A pair bias, if the domain has one, replaces the rotary; it and a causal
+    axis are admitted where there is one axis only (atoms, packed events). Along a causal axis the state is the keys and
+    values seen so far. Raises `InputError` for a pair bias or a causal axis among several.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -42,14 +43,16 @@ class Full(Mixer):
         indices = tuple(range(len(geometry.axes)))
         geometry.rotary(indices, self.projections.head_width)
         geometry.key_bias(indices)
+        geometry.check_pair(indices)
         _samples(geometry)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         causal = _causal(geometry)
         q, k, v = self._heads(x, geometry)
-        bias, samples = _bias(geometry, self.heads), None if state is not None else _samples(geometry)
-        if state is not None:
-            geometry.check_alone(0)
+        bias, keeps = _bias(geometry, self.heads), causal and state is not None
+        samples = None if keeps else _samples(geometry)
+        if keeps:
+            geometry.check_memory(0)
             k, v = (k, v) if state == () else (torch.cat([state[0], k], 2), torch.cat([state[1], v], 2))
             state = (k, v)
         if samples is not None and samples.order is not None:
@@ -87,12 +90,12 @@ def _causal(geometry: Geometry) -> bool:
 
 def _bias(geometry: Geometry, heads: int) -> Tensor | None:
     """Quadrature and pair bias in one additive term ``(B or 1, 1 or H, 1 or N, N)``, or None."""
-    weight = geometry.key_bias(tuple(range(len(geometry.axes))))
+    indices = tuple(range(len(geometry.axes)))
+    weight, pair = geometry.key_bias(indices), geometry.pair_term(indices, heads)
     bias = None if weight is None else weight[:, None, None, :]
-    if geometry.pair_bias is not None:
-        pair = geometry.pair_bias(heads)
-        bias = pair if bias is None else bias + pair
-    return bias
+    if pair is None:
+        return bias
+    return pair if bias is None else bias + pair
 
 
 def _sample_of_token(geometry: Geometry) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from sciml.kernels.fused import scaled_norm
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import HeadNorm, Projections
@@ -17,6 +18,7 @@ from sciml.mixers.recurrence import (
     FORGET,
     Links,
     Memory,
+    decayed,
     entering,
     geometric,
     in_chunks,
@@ -66,7 +68,7 @@ class Gated(Mixer):
         for index in self.axes(geometry):
             links_of(geometry, index)
             key_weights(geometry, index)
-            geometry.rotary((index,), self.projections.head_width)
+            self._tables(geometry, index)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         memory: Memory | None = None if state is None else dict(state)
@@ -79,10 +81,11 @@ class Gated(Mixer):
         for index in axes:
             rows = [axis_rows(t, index) for t in (q, k, v, rate)]  # each (B * others, H, n, D), rate (…, n, 1)
             y = self._along(index, rows, q.shape, geometry, memory)
-            y = self.gain(axis_lattice(self.norm(y), q.shape, index), geometry.role(index))
+            gain = self.gain.weight[geometry.role(index)].view(self.heads, 1, -1) * self.norm.gain / len(axes)
+            y = axis_lattice(scaled_norm(y, gain), q.shape, index)
             total = y if total is None else total + y
         assert total is not None
-        y = self.projections.out(total / len(axes) * F.silu(self.gate(x)))
+        y = self.projections.out(total * F.silu(self.gate(x)))
         return y, None if memory is None else tuple(memory.items())
 
     def _along(self, index: int, rows: list[Tensor], shape: torch.Size, geometry: Geometry,
@@ -99,16 +102,24 @@ class Gated(Mixer):
 
     def _terms(self, index: int, rows: list[Tensor], shape: torch.Size, geometry: Geometry,
                chain: Links) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, weighted values ``(R, H, n, D)``, and the log decay of every link ``(R, H, n)``."""
+        """Rotated queries, rotated and weighted keys, values ``(R, H, n, D)``, log decay of each link ``(R, H, n)``."""
         q, k, v, rate = rows
-        table, weight = geometry.rotary((index,), self.projections.head_width), key_weights(geometry, index)
-        if table is not None:
-            table = (spread(table[0], shape, index), spread(table[1], shape, index))
-        if weight is not None:
-            v = v * spread(weight[:, None, :, None], shape, index)
+        tables, weight = self._tables(geometry, index), key_weights(geometry, index)
         gap, start = (spread(t[:, None, :], shape, index) for t in (chain.gap, chain.start))
         a = (-gap * rate.squeeze(-1)).clamp(min=FORGET).masked_fill(start, FORGET)
-        return rotate(q, table), rotate(k, table), v, a
+        if tables is not None:
+            cos, sin, weighted_cos, weighted_sin = (spread(t, shape, index) for t in tables)
+            return rotate(q, (cos, sin)), rotate(k, (weighted_cos, weighted_sin)), v, a
+        return q, k if weight is None else k * spread(weight[:, None, :, None], shape, index), v, a
+
+    def _tables(self, geometry: Geometry, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """cos and sin for queries, and for keys times their quadrature weights: a pass over the keys less."""
+        table, weight = geometry.rotary((index,), self.projections.head_width), key_weights(geometry, index)
+        if table is None or weight is None:
+            return None if table is None else (*table, *table)
+        w = weight[:, None, :, None]
+        return geometry.once(("weighted rotary", index, self.projections.head_width),
+                             lambda: (*table, table[0] * w, table[1] * w))
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         q, k, v = self.projections.split(x)
@@ -154,9 +165,7 @@ def one_side(q: Tensor, k: Tensor, v: Tensor, a: Tensor, chunk: int,
     n = q.shape[2]
     q, k, v, b = (in_chunks(t, 2, chunk) for t in (q, k, v, a))  # (R, H, M, c, D), b (R, H, M, c)
     b = b.cumsum(-1)
-    hidden = torch.ones(b.shape[-1], b.shape[-1], dtype=torch.bool, device=b.device).triu(1)
-    decay = (b[..., :, None] - b[..., None, :]).masked_fill(hidden, -torch.inf).exp()
-    y = (q @ k.transpose(-1, -2) * decay) @ v
+    y = decayed(q, k, v, b, torch.ones(1, b.shape[-1], b.shape[-1], dtype=b.dtype, device=b.device).tril())
     own = _outer(k, (b[..., -1:] - b).exp(), v)  # (R, M, H, D, D)
     enter, last = entering(own, _per_chunk(b), chunk, first)
     if enter.shape[1] > 1 or first is not None:
@@ -174,12 +183,13 @@ def both_sides(q: Tensor, k: Tensor, v: Tensor, a: Tensor, gains: Tensor, chunk:
     n = q.shape[2]
     q, k, v, b = (in_chunks(t, 2, chunk) for t in (q, k, v, a))
     b = b.cumsum(-1)  # log decay from the end of the chunk before; ``(R, H, M, c)``
-    past, future = gains[:, :, None, None, None]
-    after = torch.ones(b.shape[-1], b.shape[-1], dtype=b.dtype, device=b.device).tril(-1)  # 1 where i follows j
+    past, future = gains[:, :, None, None]  # (H, 1, 1)
     half = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device) / 2
-    decay = ((after - after.T) * (b[..., :, None] - b[..., None, :])).exp()
-    y = (q @ k.transpose(-1, -2) * (decay * (past * (after + half) + future * (after.T + half)))) @ v
-    if b.shape[2] == 1 and not closed:
+    after = torch.ones_like(half).tril(-1) + half  # 1 where i follows j
+    alone = b.shape[2] == 1
+    rest = past * after.T + future * after if closed and alone else None  # of the lap, met from the other side
+    y = decayed(q, k, v, b, past * after + future * after.T, rest)
+    if alone:
         return y.flatten(2, 3)[:, :, :n]
     left, right = b.exp(), (b[..., -1:] - b).exp()  # decay since the chunk began, until it ends
     whole = _per_chunk(b)
@@ -191,7 +201,7 @@ def both_sides(q: Tensor, k: Tensor, v: Tensor, a: Tensor, gains: Tensor, chunk:
         leave, _ = around(leave, first, whole.flip(1))
         y = y * lap.transpose(1, 2)
     memories = torch.cat([enter.transpose(1, 2), leave.flip(1).transpose(1, 2)], -2)  # (R, H, M, 2 D, D)
-    queries = torch.cat([q * past * left[..., None], q * future * right[..., None]], -1)
+    queries = torch.cat([q * (past * left)[..., None], q * (future * right)[..., None]], -1)
     return (y + queries @ memories).flatten(2, 3)[:, :, :n]
 
 

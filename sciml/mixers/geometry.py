@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,10 +24,11 @@ T = TypeVar("T")
 
 @dataclass
 class Geometry:
-    """The axes of one level. second_order: kernels must have second derivatives. pair_bias: heads → ``(1, H, N, N)``.
+    """The axes of one level. second_order: kernels must have second derivatives. pair_bias: heads → ``(B or 1, H, n,
+    n)``, an additive term of the logits between the members of one axis (`pair_axis`).
 
-    Tables (rotary angles, key weights, segment masks) are kept for the lifetime of the object, which is one forward
-    pass, so that all blocks of a level share them.
+    Tables (rotary angles, key weights) are kept for the lifetime of the object, which is one forward pass, so that all
+    blocks of a level share them.
     """
 
     axes: tuple[Axis, ...]
@@ -38,6 +39,12 @@ class Geometry:
     @property
     def packed_axis(self) -> int | None:
         return next((i for i, axis in enumerate(self.axes) if axis.segment is not None), None)
+
+    @property
+    def pair_axis(self) -> int | None:
+        """Index of the axis that the pair bias is about, or None without one. It takes the place of rotary positions
+        there, in every mixer: absolute coordinates would break the symmetries that the bias has."""
+        return None if self.pair_bias is None else pair_axis_of(self.axes)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """`make()`, computed at the first call with that key."""
@@ -64,7 +71,7 @@ class Geometry:
         """Log quadrature weight of every key of the flattened axes, ``(B or 1, N)``, or None where all weigh the same.
 
         softmax(q·k + log w) is the integral over the axis, so that attention converges as the axis is refined; padding
-        has weight 0, hence bias −inf.
+        has weight 0, hence bias −inf. In a sample that has no weight at all everything weighs the same.
         """
         return self.once(("key_bias", indices), lambda: self._key_bias(indices))
 
@@ -77,14 +84,22 @@ class Geometry:
         total = weights[0].new_ones(batch, 1)
         for w in weights:
             total = (total[:, :, None] * w[:, None, :]).flatten(1)
-        return (total / total.amax(1, keepdim=True)).log()
+        return log_shares(total, 1)
 
-    def segment_mask(self, index: int) -> Tensor | None:
-        """``(n, n)`` True where query and key belong to the same packed sample, or None."""
-        segment = self.axes[index].segment
-        if segment is None:
-            return None
-        return self.once(("segment", index), lambda: segment[0, :, None] == segment[0, None, :])
+    def pair_term(self, indices: tuple[int, ...], heads: int) -> Tensor | None:
+        """The pair bias for attention over these axes, ``(B or 1, H, n, n)``; None where it is not about one of them.
+
+        Raises `InputError` as `check_pair` does.
+        """
+        self.check_pair(indices)
+        return self.pair_bias(heads) if self.pair_bias is not None and self.pair_axis in indices else None
+
+    def check_pair(self, indices: tuple[int, ...]) -> None:
+        """Raises `InputError` if the pair bias is about one of several axes: pairs of their products have none."""
+        if self.pair_axis in indices and len(indices) > 1:
+            raise InputError("mixer", key=", ".join(self.axes[i].name for i in indices),
+                             found=f"a pair bias of one axis in attention over {len(indices)} at once",
+                             expected="attention along that axis alone", fix="use the axial mixer for this domain")
 
     def check_alone(self, index: int) -> None:
         """Raises `InputError` if the axis packs several samples: a memory of keys is that of one."""
@@ -93,20 +108,31 @@ class Geometry:
             raise InputError("mixer", key=self.axes[index].name, found=f"{int(segment.max()) + 1} packed samples",
                              expected="one sample where a cache is kept", fix="roll out packed samples one at a time")
 
+    def check_memory(self, index: int) -> None:
+        """Raises `InputError` if keys along the axis can't be kept for later chunks: those of several packed samples,
+        and those whose weight or pair bias would be needed together with keys that are still to come."""
+        self.check_alone(index)
+        axis = self.axes[index]
+        if axis.measure is not None or self.pair_axis == index:
+            raise InputError("mixer", key=axis.name, found="a measure" if self.pair_axis != index else "a pair bias",
+                             expected="indices of equal weight and without a pair bias where a cache is kept",
+                             fix="run the whole sequence without a cache")
+
     def rotary(self, indices: tuple[int, ...], head_width: int) -> tuple[Tensor, Tensor] | None:
         """cos and sin, each ``(B or 1, 1, N, head_width / 2)``, of the flattened axes; None without coordinates.
 
-        Pairs of head channels go to the coordinates in turn. On a periodic coordinate the frequencies are the integer
-        harmonics 1…8 of the period, elsewhere octaves of the reference length.
+        Pairs of head channels go to the coordinates in turn, those of the pair bias's axis left out. On a periodic
+        coordinate the frequencies are the integer harmonics 1…8 of the period, elsewhere octaves of the reference
+        length.
         """
         return self.once(("rotary", indices, head_width), lambda: self._rotary(indices, head_width // 2))
 
     def _rotary(self, indices: tuple[int, ...], pairs: int) -> tuple[Tensor, Tensor] | None:
-        columns = [(i, k) for i in indices for k in range(self.axes[i].coord.shape[-1])]
-        if not columns or self.pair_bias is not None:
+        columns = [(i, k) for i in indices if i != self.pair_axis for k in range(self.axes[i].coord.shape[-1])]
+        if not columns:
             return None
         sizes = [self.axes[i].size for i in indices]
-        batch = max(self.axes[i].coord.shape[0] for i in indices)
+        batch = max(self.axes[i].coord.shape[0] for i, _ in columns)
         angles = self.axes[columns[0][0]].coord.new_zeros(batch, *sizes, pairs)
         for place, (i, k) in enumerate(columns):
             own = _angles(self.axes[i], k, len(range(place, pairs, len(columns))))
@@ -115,6 +141,23 @@ class Geometry:
             angles[..., place::len(columns)] = own.view(own.shape[0], *shape, own.shape[-1])
         angles = angles.flatten(1, -2).unsqueeze(1)
         return angles.cos(), angles.sin()
+
+
+def pair_axis_of(axes: Sequence[Axis]) -> int:
+    """Which axis a domain's pair bias is about: the packed one, else the first set of points in space, else the first.
+
+    >>> pair_axis_of((Axis("time", "time", torch.rand(1, 4, 1)), Axis("atom", "set", torch.rand(1, 5, 3))))
+    1
+    """
+    packed = [i for i, axis in enumerate(axes) if axis.segment is not None]
+    points = [i for i, axis in enumerate(axes) if axis.kind == "set" and axis.coord.shape[-1] == 3]
+    return [*packed, *points, 0][0]
+
+
+def log_shares(weight: Tensor, dim: int) -> Tensor:
+    """Log of weights relative to the largest along `dim`; zeros where there is none but 0."""
+    most = weight.amax(dim, keepdim=True)
+    return torch.where(most > 0, weight / most, 1.0).log()
 
 
 def roles_of(axes: Iterable[Axis]) -> list[int]:

@@ -84,7 +84,7 @@ def restore(t: Tensor, cut: Cut) -> Tensor:
     return t
 
 
-def fold(t: Tensor, cut: Cut) -> Tensor:
+def into_groups(t: Tensor, cut: Cut) -> Tensor:
     """Arranged ``(B, *lattice, H, K)`` → view ``(*counts, B, *others, H, *lengths, K)``."""
     shape, groups, slots, others = [t.shape[0]], [], [], [0]
     for i in range(t.ndim - 3):
@@ -100,7 +100,7 @@ def fold(t: Tensor, cut: Cut) -> Tensor:
     return t.reshape(*shape, *t.shape[-2:]).permute(*groups, *others, last, *slots, last + 1)
 
 
-def unfold(y: Tensor, cut: Cut, shape: torch.Size) -> Tensor:
+def out_of_groups(y: Tensor, cut: Cut, shape: torch.Size) -> Tensor:
     """``(G, Y, S, D)`` → arranged ``(B, *lattice, H * D)``; shape: of what was folded, ``(B, *lattice, H, D)``."""
     others = [shape[i + 1] for i in range(len(shape) - 3) if i not in cut.axes]
     t = y.reshape(*cut.counts, shape[0], *others, shape[-2], *cut.lengths, shape[-1])
@@ -148,7 +148,7 @@ def folded_rotary(geometry: Geometry, cut: Cut, head_width: int) -> tuple[Tensor
     table = geometry.rotary(cut.axes, head_width)
     if table is None:
         return None
-    cos, sin = (fold(arrange(_as_lattice(t[:, 0], geometry, cut), cut), cut)
+    cos, sin = (into_groups(arrange(_as_lattice(t[:, 0], geometry, cut), cut), cut)
                 .reshape(cut.num_groups, t.shape[0], 1, cut.num_slots, t.shape[-1]) for t in table)
     return cos, sin
 
@@ -160,7 +160,7 @@ def log_weights(geometry: Geometry, cut: Cut, heads: int) -> Tensor | None:
         if not any(cut.excess):
             return None
         weight = geometry.axes[cut.axes[0]].coord.new_zeros(1, math.prod(cut.sizes))
-    t = fold(arrange(_as_lattice(weight[..., None], geometry, cut), cut, fill=-math.inf), cut)
+    t = into_groups(arrange(_as_lattice(weight[..., None], geometry, cut), cut, fill=-math.inf), cut)
     if t.shape[len(cut.axes)] > 1:  # a weight per sample: one per row of Y
         others = [axis.size for i, axis in enumerate(geometry.axes) if i not in cut.axes]
         t = t.expand(*cut.counts, -1, *others, heads, *cut.lengths, 1)
@@ -181,7 +181,7 @@ def seams(geometry: Geometry, cut: Cut) -> Tensor | None:
         i = cut.axes[place]
         beyond = torch.arange(lattice[i], device=coord.device) >= lattice[i] - cut.shifts[place]
         side = side + (beyond.long() * 2**place).view(*[-1 if j == i + 1 else 1 for j in range(side.ndim)])
-    side = fold(side, cut).reshape(cut.num_groups, 1, cut.num_slots)
+    side = into_groups(side, cut).reshape(cut.num_groups, 1, cut.num_slots)
     apart = side[..., :, None] != side[..., None, :]
     return torch.zeros(apart.shape, dtype=coord.dtype, device=coord.device).masked_fill(apart, -math.inf)
 
@@ -194,13 +194,14 @@ def _as_lattice(t: Tensor, geometry: Geometry, cut: Cut) -> Tensor:
 
 def group_rows(x: Tensor, cut: Cut, rotary: tuple[Tensor, Tensor] | None,
                projections: Projections) -> tuple[tuple[Tensor, Tensor, Tensor], torch.Size]:
-    """Rotated queries, keys, and values of ``(B, *lattice, C)`` as contiguous ``(G, Y, S, D)``, and `unfold`'s shape.
+    """Rotated queries, keys, and values of ``(B, *lattice, C)`` as contiguous ``(G, Y, S, D)``; shape for
+    `out_of_groups`.
 
     They are folded before they are rotated: over contiguous rows the rotation takes half the time.
     """
     q, k, v = projections.split(arrange(x, cut))  # each (B, *arranged lattice, H, D)
-    query, key, value = (fold(t, cut).reshape(cut.num_groups, x.shape[0], -1, cut.num_slots, t.shape[-1]).contiguous()
-                         for t in (q, k, v))  # (G, B, others * H, S, D)
+    shape = (cut.num_groups, x.shape[0], -1, cut.num_slots, q.shape[-1])  # (G, B, others * H, S, D)
+    query, key, value = (into_groups(t, cut).reshape(shape).contiguous() for t in (q, k, v))
     return (rotate(query, rotary).flatten(1, 2), rotate(key, rotary).flatten(1, 2), value.flatten(1, 2)), q.shape
 
 
@@ -210,7 +211,7 @@ def attend_in_groups(x: Tensor, geometry: Geometry, cut: Cut, tables: Tables, pr
     y = attend(q, k, v, bias=tables.bias, second_order=geometry.second_order)
     if tables.blind is not None:
         y = y.masked_fill(tables.blind, 0.0)
-    return projections.out(restore(unfold(y, cut, shape), cut))
+    return projections.out(restore(out_of_groups(y, cut, shape), cut))
 
 
 def attend_by_labels(x: Tensor, geometry: Geometry, axes: list[int], labels: list[Tensor],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import HeadNorm
+from sciml.mixers.rows import fold, spread_batch, unfold
 from sciml.tokens import Axis
 
 
@@ -82,7 +83,7 @@ class Integral(Mixer):
             def own(table: Tensor, b: int = b) -> Tensor:
                 return spread_batch(table, len(folded))[b if len(table) > 1 else 0]
             measures = [own(geometry.axes[index].weights()) for index in axes]
-            weights = [w / w.sum() for w in measures]
+            weights = [w / w.sum().clamp_min(torch.finfo(w.dtype).tiny) for w in measures]
             v, parts = sample @ value.T, []
             for place, index in enumerate(axes):
                 pooled = sample
@@ -101,25 +102,6 @@ class Integral(Mixer):
                 v = parts[-1] if self.chained else v
             outputs.append(self.out(parts[-1] if self.chained else sum(parts[1:], parts[0]) / len(parts)))
         return unfold(torch.stack(outputs), x.shape, axes)
-
-
-def fold(x: Tensor, axes: list[int]) -> Tensor:
-    """``(B, *lattice, C)`` → ``(B * rest, *axes, C)``: axes that are not named join the batch."""
-    rest = [i for i in range(x.ndim - 2) if i not in axes]
-    return x.permute(0, *[i + 1 for i in rest], *[i + 1 for i in axes], x.ndim - 1).flatten(0, len(rest))
-
-
-def unfold(y: Tensor, shape: torch.Size, axes: list[int]) -> Tensor:
-    """The inverse of `fold`, to ``(*shape[:-1], C)``."""
-    rest = [i for i in range(len(shape) - 2) if i not in axes]
-    order = [0, *[i + 1 for i in rest], *[i + 1 for i in axes], len(shape) - 1]
-    y = y.reshape(*[shape[i] for i in order[:-1]], y.shape[-1])
-    return y.permute(sorted(range(len(shape)), key=order.__getitem__))
-
-
-def spread_batch(table: Tensor, batch: int) -> Tensor:
-    """A table ``(B or 1, …)`` for a folded batch ``B * rest``."""
-    return table if table.shape[0] == 1 else table.repeat_interleave(batch // table.shape[0], dim=0)
 
 
 def _mean_weights(geometry: Geometry, index: int) -> Tensor:

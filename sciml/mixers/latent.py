@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from sciml.kernels.attend import attend
 from sciml.mixers.contract import Mixer, MixerState
-from sciml.mixers.geometry import Geometry, rotate
-from sciml.mixers.integral import fold, spread_batch, unfold
+from sciml.mixers.geometry import Geometry, log_shares, rotate
 from sciml.mixers.projections import HeadNorm, Projections
+from sciml.mixers.rows import fold, spread_batch, unfold
 from sciml.tokens import Axis
 
 
@@ -158,14 +158,13 @@ def _make_tables(geometry: Geometry, axes: list[int], groups: int, num_latents: 
     total = shares.sum(-1)
     read = write = mix = None
     if not _even(shares):
-        empty = (total == 0)[..., None]
-        read = (shares / shares.amax(-1, keepdim=True)).log().masked_fill(empty, 0.0)
+        read = log_shares(shares, -1)
         read = read.repeat_interleave(num_latents, 2)[:, :, None] if len(ids) > 1 else read[:, :, None]
     if len(ids) > 1:
         write = weight.new_zeros(inside.shape).masked_fill(~inside, -math.inf)
         write = write.repeat_interleave(num_latents, 2).transpose(2, 3)[:, :, None]  # (1, G, 1, T, S * L)
     if not _even(total.transpose(1, 2)):
-        mix = (total / total.amax(1, keepdim=True)).log().transpose(1, 2)[:, :, None, None]
+        mix = log_shares(total, 1).transpose(1, 2)[:, :, None, None]
         mix = mix.repeat_interleave(num_latents, -1)  # (B or 1, S, 1, 1, G * L)
     tokens = anchors = None
     table = _token_angles(geometry, axes, groups, head_width)

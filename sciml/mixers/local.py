@@ -17,7 +17,7 @@ TAPS = 5
 class Local(Mixer):
     """Σ over axes a of gainₐ ⊙ (kernel ∗ₐ x), then a projection. Periodic axes wrap, causal ones look back only.
 
-    Acts on ordered axes (space, time). The state along a causal axis is its last taps − 1 inputs.
+    Acts on ordered axes (space, time) that are not packed. The state along a causal axis is its last taps − 1 inputs.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -27,7 +27,7 @@ class Local(Mixer):
         self.out = nn.Linear(width, width, bias=False)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set"
+        return axis.kind != "set" and axis.segment is None
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         axes = self.axes(geometry)

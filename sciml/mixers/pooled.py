@@ -12,8 +12,9 @@ from torch import Tensor
 from sciml.kernels.attend import attend
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry
-from sciml.mixers.groups import Cut, by_sample, folded_rotary, group_rows, log_weights, make_cut, restore, unfold
+from sciml.mixers.groups import Cut, by_sample, folded_rotary, group_rows, log_weights, make_cut, out_of_groups, restore
 from sciml.mixers.projections import Projections
+from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
 
 
@@ -36,8 +37,8 @@ class Pooled(Mixer):
     of sᵢⱼ over R. It is full attention with each far region's Σ wⱼ exp(sᵢⱼ) vⱼ replaced by w_R exp(mean sᵢⱼ) v_R: exact
     where keys are equal within a region, and by Jensen's inequality never more weight than the region had. (Combiner
     factorises attention over the same regions, with other summaries and no measure.) Every token that has a weight has
-    an influence on every other. Sets and causal axes join the batch. Cost: tokens × (window + number of windows), and
-    number of windows² summaries in memory.
+    an influence on every other. Sets, causal and packed axes join the batch. Cost: tokens × (window + number of
+    windows), and number of windows² summaries in memory.
     """
 
     def __init__(self, width: int, heads: int, *, size: Annotated[int, Field(ge=2)] = 8) -> None:
@@ -46,7 +47,7 @@ class Pooled(Mixer):
         self.projections = Projections(width, heads)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set" and not axis.causal
+        return both_ways(axis)
 
     def prepare(self, geometry: Geometry) -> None:
         if self.axes(geometry):
@@ -61,7 +62,7 @@ class Pooled(Mixer):
         if tables.share is not None:
             k, v = (torch.cat([t, _summaries(t, tables.share)], 2) for t in (k, v))  # (G, Y, S + G, D)
         y = attend(q, k, v, bias=tables.bias, second_order=geometry.second_order)
-        return self.projections.out(restore(unfold(y, cut, shape), cut)), state
+        return self.projections.out(restore(out_of_groups(y, cut, shape), cut)), state
 
     def _cut(self, geometry: Geometry) -> Cut:
         return make_cut(geometry, self.axes(geometry), self.size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry
+from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
 
 SHELLS = 17
@@ -24,7 +25,8 @@ class Radial(Mixer):
     k counts cycles per reference length; a and b are one curve per channel over |k| = 0…16, interpolated and constant
     beyond. The kernel is real: a is its even part, b its odd one. Weights depend on |k| alone, so that rank and grid
     never enter them; what inverts a Laplacian (a velocity from a vorticity) is one such kernel, which no sum of one-
-    dimensional kernels is. An axis that is not periodic is extended evenly.
+    dimensional kernels is. An axis that is not periodic is extended evenly; its length, the sum of its quadrature
+    weights, is each sample's own. Sets, causal and packed axes join the batch.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -37,7 +39,7 @@ class Radial(Mixer):
         self.out = nn.Linear(width, width, bias=False)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set" and not axis.causal and axis.size > 1
+        return both_ways(axis) and axis.size > 1
 
     def prepare(self, geometry: Geometry) -> None:
         axes = self.axes(geometry)
@@ -61,10 +63,13 @@ class Radial(Mixer):
         waves, shells = _dense(geometry, axes)
         for index in axes:
             v = along(waves[index].analysis, v, index)  # coefficients on the same lattice
-        shape = [1, *(v.shape[1 + i] if i in axes else 1 for i in range(len(geometry.axes))), self.width]
+        lengths = max(len(waves[index].extent) for index in axes)  # 1, or B where samples differ
+        shape = [lengths, *(v.shape[1 + i] if i in axes else 1 for i in range(len(geometry.axes))), self.width]
         even, odd = (shells.even @ self.even).view(shape), (shells.odd @ self.odd).view(shape)
-        total = even * v
-        slopes = {index: self.gain(odd, geometry.role(index)) * v for index in axes}
+        total, slopes = even * v, {}
+        for index in axes:
+            gain = self.gain(1 / waves[index].extent[:, None], geometry.role(index))  # (lengths or 1, C)
+            slopes[index] = odd * gain.view(-1, *[1] * len(geometry.axes), self.width) * v
         for index in axes:
             total = along(waves[index].synthesis, total, index) + along(waves[index].slope, slopes.pop(index), index)
             slopes = {other: along(waves[index].synthesis, slope, index) for other, slope in slopes.items()}
@@ -82,7 +87,7 @@ class Radial(Mixer):
         return y
 
     def _kernel(self, geometry: Geometry, axes: list[int]) -> Tensor:
-        """``(1, *half lattice, C)`` with size 1 along the axes that are not transformed."""
+        """``(B or 1, *half lattice, C)`` with size 1 along the axes that are not transformed."""
         k, shells, shape = _half_spectrum(geometry, axes)
         even, odd = (shells.even @ self.even).view(*shape, -1), (shells.odd @ self.odd).view(*shape, -1)
         along = sum((self.gain(component[..., None], geometry.role(index)) for component, index in zip(k, axes)),
@@ -111,17 +116,20 @@ class Radial(Mixer):
 class Waves:
     """Matrices ``(n, n)`` of one axis: cells → coefficients of real waves, back, and back to the slope / 2π.
 
-    Rows of `analysis` are orthonormal: 1, cos 2πmx, sin 2πmx, …, on a periodic axis, cos πm(i + ½)/n on another.
+    Rows of `analysis` are orthonormal: 1, cos 2πmx, sin 2πmx, …, on a periodic axis, cos πm(i + ½)/n on another. slope:
+    if the axis repeats after the length 1; it does after extent, ``(B or 1,)``.
     """
 
     analysis: Tensor
     synthesis: Tensor
     slope: Tensor
+    extent: Tensor
 
 
 @dataclass(frozen=True)
 class Shells:
-    """Interpolation from the shells |k| = 0…16 to the wavenumbers ``(K, 17)``; odd: divided by 1 + |k|."""
+    """Interpolation from the shells |k| = 0…16 to the wavenumbers ``(K, 17)``, of one sample after the other where
+    their lengths differ; odd: divided by 1 + |k|."""
 
     even: Tensor
     odd: Tensor
@@ -142,15 +150,15 @@ def _dense(geometry: Geometry, axes: list[int]) -> tuple[dict[int, Waves], Shell
     def make() -> tuple[dict[int, Waves], Shells]:
         waves, squares = {}, []
         for index in axes:
-            waves[index], k = axis_waves(geometry.axes[index])
-            squares.append(_on_axis(k**2, geometry, index))
+            waves[index], m = axis_waves(geometry.axes[index])
+            squares.append(_on_axis((m / waves[index].extent[:, None])**2, geometry, index))
         return waves, _shells(sum(squares[1:], squares[0]).sqrt())
     return geometry.once(("waves", tuple(axes)), make)
 
 
 def axis_waves(axis: Axis) -> tuple[Waves, Tensor]:
-    """Waves of an axis and the wavenumber ``(n,)`` of each; that of Nyquist has no slope."""
-    n, extent = axis.size, _extent(axis)
+    """Waves of an axis and how often each fits into its extent, ``(n,)``; that of Nyquist has no slope."""
+    n = axis.size
     i, j = (torch.arange(n, dtype=torch.float64, device=axis.coord.device) for _ in range(2))
     if axis.period is None:
         m, phase = j, math.pi * j[:, None] * (i + 0.5) / n
@@ -162,20 +170,33 @@ def axis_waves(axis: Axis) -> tuple[Waves, Tensor]:
         wave, slope = torch.where(sine, phase.sin(), phase.cos()), torch.where(sine, phase.cos(), -phase.sin())
         slope = torch.where((2 * m == n)[:, None], 0.0, slope)
         norm = ((2 - ((m == 0) | (2 * m == n)).double()) / n).sqrt()
-    k = m / extent.double()
-    tables = (norm[:, None] * wave, (norm[:, None] * wave).T, (norm[:, None] * k[:, None] * slope).T)
+    unit = _scaled(norm, wave)
+    tables = (unit, unit.T, _scaled(norm * m, slope).T)
     analysis, synthesis, derivative = (t.to(axis.coord.dtype).contiguous() for t in tables)
-    return Waves(analysis, synthesis, derivative), k.to(axis.coord.dtype)
+    return Waves(analysis, synthesis, derivative, _extent(axis)), m.to(axis.coord.dtype)
+
+
+def _scaled(factor: Tensor, wave: Tensor) -> Tensor:
+    """Row i times factor i. As a product while exporting: a graph keeps what a product gave, but would compute sines
+    and cosines anew wherever they are used, for every sample and row."""
+    return torch.diag(factor) @ wave if torch.compiler.is_exporting() else factor[:, None] * wave
 
 
 def _extent(axis: Axis) -> Tensor:
-    """Length after which the axis repeats: its period, or twice its length where it is extended evenly."""
-    return axis.period[0] if axis.period is not None else 2 * axis.weights()[0].sum()
+    """Length after which the axis repeats: its period, or twice its length where it is extended evenly. ``(B,)``, or
+    ``(1,)`` where it is that of all samples; 1 for a sample of nothing but padding, which has no length."""
+    if axis.period is not None:
+        return axis.period[:1]
+    length = 2 * axis.weights().sum(1)
+    if len(length) > 1 and bool((length == length[0]).all()):
+        length = length[:1]
+    return torch.where(length > 0, length, 1.0)
 
 
 def _on_axis(k: Tensor, geometry: Geometry, index: int) -> Tensor:
-    shape = [1] * (1 + len(geometry.axes))
-    shape[1 + index] = k.shape[0]
+    """``(B or 1, n)`` → ``(B or 1, *lattice)`` with size 1 along the other axes."""
+    shape = [k.shape[0]] + [1] * len(geometry.axes)
+    shape[1 + index] = k.shape[1]
     return k.view(shape)
 
 
@@ -191,7 +212,7 @@ def _shells(radius: Tensor) -> Shells:
 
 def _half_spectrum(geometry: Geometry, axes: list[int]) -> tuple[list[Tensor], Shells, torch.Size]:
     """Of the real FFT of the extended lattice: components of k (0 at the Nyquist wavenumber of their axis), shells and
-    the shape ``(1, *half lattice)`` they are flattened from."""
+    the shape ``(B or 1, *half lattice)`` they are flattened from."""
     def make() -> tuple[list[Tensor], Shells, torch.Size]:
         columns, squares = [], []
         for index in axes:
@@ -199,9 +220,9 @@ def _half_spectrum(geometry: Geometry, axes: list[int]) -> tuple[list[Tensor], S
             n = axis.size * (1 if axis.period is not None else 2)
             full = torch.fft.fftfreq(n, 1 / n, device=axis.coord.device).round().to(axis.coord.dtype)
             m = full if index != axes[-1] else full[: n // 2 + 1].abs()
-            k = m / _extent(axis)
+            k = m / _extent(axis)[:, None]  # (B or 1, K)
             squares.append(_on_axis(k**2, geometry, index))
-            columns.append(_on_axis(torch.where(2 * m.abs() == n, torch.zeros_like(k), k), geometry, index))
+            columns.append(_on_axis(torch.where(2 * m.abs() == n, 0.0, k), geometry, index))
         radius = sum(squares[1:], squares[0]).sqrt()
         return columns, _shells(radius), radius.shape
     return geometry.once(("half spectrum", tuple(axes)), make)

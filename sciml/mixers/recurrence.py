@@ -1,4 +1,4 @@
-"""What mixers with a decaying memory share: the links between neighbours on an axis, and linear recurrences in chunks.
+"""What mixers with a decaying memory share: links between neighbours on an axis, linear recurrences, decaying products.
 
 Between index t − 1 and t lies a link of physical length `gap`. A memory decays over a link by exp(−gap · rate), so that
 it means the same on a finer lattice, on events at irregular times, and across padding, whose links have no length.
@@ -7,8 +7,9 @@ it means the same on a finer lattice, on events at irregular times, and across p
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ FIRST_GAP = 1.0
 
 FORGET = -50.0
 """Log decay that stands for none left, and the least one: e⁻⁵⁰ is nothing, yet far from float32's underflow."""
+
+BLOCK_BYTES = 1 << 19
+"""Size of the part of the weights between indices that is worked on at a time, so that it stays in cache."""
 
 
 class Links(NamedTuple):
@@ -168,3 +172,105 @@ def _loop(z: Tensor, a: Tensor) -> Tensor:
     for add, decay in zip(z.unbind(1), a.exp().unbind(1)):
         steps.append(add if not steps else torch.addcmul(add, decay, steps[-1]))
     return torch.stack(steps, 1)
+
+
+def decayed(q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tensor | None = None) -> Tensor:
+    """y_i = Σ_j w_ij (q_i · k_j) v_j with w_ij = gain_ij e^{−|b_i − b_j|} + rest_ij e^{b_c + |b_i − b_j|}.
+
+    q, k, v ``(R, H, M, c, D)``; b ``(R, H, M, c)``, log decay since a chunk began, which falls with the index; gain,
+    rest ``(H or 1, c, c)``; rest: what comes the other way around a ring of c indices, or None. The weights are made
+    for a few rows at a time, in cache, and made anew for the backward pass instead of being kept. Any derivative;
+    compilers and autocast are handed the formula.
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return decayed_plain(q, k, v, b, gain, rest)
+    y: Tensor = _Decayed.apply(*(t.contiguous() for t in (q, k, v, b)), gain, rest)
+    return y
+
+
+def decayed_plain(q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tensor | None) -> Tensor:
+    """`decayed` as a formula."""
+    near, far = _decays(b, _signs(b), ring=rest is not None)
+    weights = near * gain[:, None]
+    if far is not None and rest is not None:
+        weights = weights + far * rest[:, None]
+    return (q @ k.mT * weights) @ v
+
+
+class _Decayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, b, gain, rest)
+        y, signs = torch.empty_like(v), _signs(b)
+        for part in _blocks(b):
+            near, far = _decays(b[part], signs, ring=rest is not None)
+            weights = near.mul_(gain[:, None])
+            if far is not None and rest is not None:
+                weights.addcmul_(far, rest[:, None])
+            pairs = torch.bmm(_matrices(q[part]), _matrices(k[part]).mT).mul_(_matrices(weights))
+            torch.bmm(pairs, _matrices(v[part]), out=_matrices(y[part]))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), tensors = slopes, ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _slopes(g.contiguous(), *tensors)
+        leaves: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+        wanted = [leaf for leaf, needed in zip(leaves, ctx.needs_input_grad) if needed]
+        found = iter(torch.autograd.grad(decayed_plain(*leaves), wanted, g, create_graph=True))
+        return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+
+
+def _slopes(g: Tensor, q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor,
+            rest: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The first derivative: with S = q kᵀ, A = g vᵀ, e the two decays and w the weights: ∂v = (S ∘ w)ᵀ g,
+    ∂q = (A ∘ w) k, ∂k = (A ∘ w)ᵀ q, ∂gain = Σ S ∘ A ∘ e, and S ∘ A ∘ gain ∘ e for the exponents ±s_ij (b_i − b_j)."""
+    dq, dk, dv, db = (torch.empty_like(t) for t in (q, k, v, b))
+    dgain, drest = torch.zeros_like(gain), None if rest is None else torch.zeros_like(rest)
+    signs = _signs(b)
+    for part in _blocks(b):
+        own_q, own_k, own_v, own_g = (_matrices(t[part]) for t in (q, k, v, g))
+        near, far = _decays(b[part], signs, ring=rest is not None)  # (r, H, M, c, c)
+        weights = near * gain[:, None]
+        if far is not None and rest is not None:
+            weights.addcmul_(far, rest[:, None])
+        pairs, slope = torch.bmm(own_q, own_k.mT), torch.bmm(own_g, own_v.mT)  # (r H M, c, c)
+        both = (pairs * slope).view(near.shape)
+        torch.bmm(pairs.mul_(_matrices(weights)).mT, own_g, out=_matrices(dv[part]))
+        slope.mul_(_matrices(weights))
+        torch.bmm(slope, own_k, out=_matrices(dq[part]))
+        torch.bmm(slope.mT, own_q, out=_matrices(dk[part]))
+        dgain += near.mul_(both).sum((0, 2)).sum_to_size(dgain.shape)
+        exponents = near.mul_(gain[:, None])
+        end = None
+        if far is not None and rest is not None and drest is not None:
+            drest += far.mul_(both).sum((0, 2)).sum_to_size(drest.shape)
+            end = far.mul_(rest[:, None]).sum((-1, -2))  # of b_c
+            exponents.sub_(far)
+        exponents.mul_(signs)
+        own_db = torch.sub(exponents.sum(-1), exponents.sum(-2), out=db[part])
+        if end is not None:
+            own_db[..., -1] += end
+    return dq, dk, dv, db, dgain, drest
+
+
+def _decays(b: Tensor, signs: Tensor, *, ring: bool) -> tuple[Tensor, Tensor | None]:
+    """e^{−|b_i − b_j|} and, on a ring, e^{b_c + |b_i − b_j|}, each ``(R, H, M, c, c)``."""
+    falls = (b[..., :, None] - b[..., None, :]) * signs
+    return falls.exp(), (b[..., -1:, None] - falls).exp() if ring else None
+
+
+def _signs(b: Tensor) -> Tensor:
+    """``(c, c)``: 1 where index i follows j, −1 where j follows i."""
+    after = torch.ones(b.shape[-1], b.shape[-1], dtype=b.dtype, device=b.device).tril(-1)
+    return after - after.T
+
+
+def _matrices(t: Tensor) -> Tensor:
+    return t.view(-1, *t.shape[-2:])
+
+
+def _blocks(b: Tensor) -> Iterator[slice]:
+    size = max(1, BLOCK_BYTES // max(b[:1].numel() * b.shape[-1] * b.element_size(), 1))
+    return (slice(start, start + size) for start in range(0, b.shape[0], size))

@@ -1,4 +1,4 @@
-"""A lattice as rows along one of its axes, for mixers that act along one axis at a time."""
+"""A lattice as rows along one of its axes, or with all other axes in the batch; which axes are plain lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 from sciml.mixers.geometry import Geometry
+from sciml.tokens import Axis
+
+
+def both_ways(axis: Axis) -> bool:
+    """Whether neighbours and distances along the axis mean something in both directions: space or time, neither causal
+    nor packed."""
+    return axis.kind != "set" and not axis.causal and axis.segment is None
 
 
 def axis_rows(t: Tensor, index: int) -> Tensor:
@@ -26,16 +33,32 @@ def spread(table: Tensor, shape: torch.Size, index: int) -> Tensor:
     return table.repeat_interleave(shape[1:-2].numel() // shape[index + 1], dim=0)
 
 
-def axis_bias(geometry: Geometry, index: int, shape: torch.Size, *, past: bool = False) -> Tensor | None:
-    """Additive term of one axis's logits for rows ``(B * others, 1, 1 or n, n)``, or None.
+def axis_bias(geometry: Geometry, index: int, shape: torch.Size) -> Tensor | None:
+    """Additive term of one axis's logits for rows ``(B * others, 1 or H, 1 or n, n)``, or None.
 
-    past: there are keys from before, of the same sample and with equal weights.
+    shape: of queries, ``(B, *lattice, H, D)``.
     """
-    if past:
-        return None
-    weight = geometry.key_bias((index,))
+    weight, pair = geometry.key_bias((index,)), geometry.pair_term((index,), shape[-2])
     bias = None if weight is None else spread(weight[:, None, None, :], shape, index)
-    if geometry.pair_bias is not None and geometry.packed_axis == index:
-        pair = geometry.pair_bias(shape[-2])
-        bias = pair if bias is None else bias + pair
-    return bias
+    if pair is None:
+        return bias
+    return spread(pair, shape, index) if bias is None else bias + spread(pair, shape, index)
+
+
+def fold(x: Tensor, axes: list[int]) -> Tensor:
+    """``(B, *lattice, C)`` → ``(B * rest, *axes, C)``: axes that are not named join the batch."""
+    rest = [i for i in range(x.ndim - 2) if i not in axes]
+    return x.permute(0, *[i + 1 for i in rest], *[i + 1 for i in axes], x.ndim - 1).flatten(0, len(rest))
+
+
+def unfold(y: Tensor, shape: torch.Size, axes: list[int]) -> Tensor:
+    """The inverse of `fold`, to ``(*shape[:-1], C)``."""
+    rest = [i for i in range(len(shape) - 2) if i not in axes]
+    order = [0, *[i + 1 for i in rest], *[i + 1 for i in axes], len(shape) - 1]
+    y = y.reshape(*[shape[i] for i in order[:-1]], y.shape[-1])
+    return y.permute(sorted(range(len(shape)), key=order.__getitem__))
+
+
+def spread_batch(table: Tensor, batch: int) -> Tensor:
+    """A table ``(B or 1, …)`` for a folded batch ``B * rest``."""
+    return table if table.shape[0] == 1 else table.repeat_interleave(batch // table.shape[0], dim=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry
+from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
 
 MODES = 16
@@ -18,8 +20,11 @@ class Spectral(Mixer):
     """mean over axes a of gainₐ ⊙ irfft(R · rfftₐ(x)) on the lowest 16 modes (F-FNO's factorization).
 
     The transform is normalised as a function's (``norm="forward"``), so the same function at another resolution gives
-    the same coefficients. An axis that is not periodic is extended evenly, which removes the seam.
+    the same coefficients. An axis that is not periodic is extended evenly, which removes the seam. Sets, causal and
+    packed axes join the batch; cells count the same, whatever their measure.
     """
+
+    compilable: ClassVar[bool] = False  # neuraloperator's layer changes a list as it runs
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -35,7 +40,7 @@ class Spectral(Mixer):
         return super()._apply(keep, recurse)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set" and not axis.causal and axis.size > 1
+        return both_ways(axis) and axis.size > 1
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         axes = self.axes(geometry)

@@ -119,7 +119,7 @@ class Dots(torch.autograd.Function):
     """``(R, k)`` products of row r of `one` with rows keys[r] of `many`.
 
     Together with `WeightedSum` and `ScatteredSum` closed under differentiation, so that to any order no more than one
-    block of gathered rows exists at a time.
+    block of gathered rows exists at a time. A gradient may be asked for under autocast: the backwards switch it off.
     """
 
     @staticmethod
@@ -132,8 +132,9 @@ class Dots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
         one, many, keys = ctx.saved_tensors
-        return (WeightedSum.apply(slope, many, keys, ctx.block),
-                ScatteredSum.apply(slope, one, keys, ctx.block, len(many)), None, None)
+        with torch.autocast(slope.device.type, enabled=False):
+            return (WeightedSum.apply(slope, many, keys, ctx.block),
+                    ScatteredSum.apply(slope, one, keys, ctx.block, len(many)), None, None)
 
 
 class WeightedSum(torch.autograd.Function):
@@ -148,8 +149,9 @@ class WeightedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weights, many, keys = ctx.saved_tensors
-        return (Dots.apply(slope, many, keys, ctx.block),
-                ScatteredSum.apply(weights, slope, keys, ctx.block, len(many)), None, None)
+        with torch.autocast(slope.device.type, enabled=False):
+            return (Dots.apply(slope, many, keys, ctx.block),
+                    ScatteredSum.apply(weights, slope, keys, ctx.block, len(many)), None, None)
 
 
 class ScatteredSum(torch.autograd.Function):
@@ -167,8 +169,9 @@ class ScatteredSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         weights, one, keys = ctx.saved_tensors
-        return (Dots.apply(one, slope, keys, ctx.block), WeightedSum.apply(weights, slope, keys, ctx.block),
-                None, None, None)
+        with torch.autocast(slope.device.type, enabled=False):
+            return (Dots.apply(one, slope, keys, ctx.block), WeightedSum.apply(weights, slope, keys, ctx.block),
+                    None, None, None)
 
 
 PLUGIN = TopK

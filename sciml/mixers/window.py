@@ -12,6 +12,7 @@ from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.groups import Cut, Tables, attend_by_labels, attend_in_groups, make_cut, make_tables
 from sciml.mixers.projections import Projections
+from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
 
 
@@ -19,9 +20,9 @@ class Window(Mixer):
     """yᵢ = Σ_{j in window of i} softmaxⱼ(qᵢ·kⱼ/√D + log wⱼ) vⱼ, with windows of at most `size` tokens along each axis.
 
     An axis of n tokens has m = ⌈n / size⌉ windows of ⌈n / m⌉. shift: they begin half a window later wherever there are
-    several; on a periodic axis the last one goes around the end, elsewhere the two ends do not see each other. Sets and
-    causal axes join the batch. Positions are rotary, in physical coordinates. A token that sees no quadrature weight
-    gets zero. Cost: tokens × window.
+    several; on a periodic axis the last one goes around the end, elsewhere the two ends do not see each other. Sets,
+    causal and packed axes join the batch. Positions are rotary, in physical coordinates. A token that sees no
+    quadrature weight gets zero. Cost: tokens × window.
     """
 
     def __init__(self, width: int, heads: int, *, size: Annotated[int, Field(ge=2)] = 8, shift: bool = False) -> None:
@@ -30,7 +31,7 @@ class Window(Mixer):
         self.projections = Projections(width, heads)
 
     def admits(self, axis: Axis) -> bool:
-        return axis.kind != "set" and not axis.causal
+        return both_ways(axis)
 
     def prepare(self, geometry: Geometry) -> None:
         if self.axes(geometry):

@@ -73,7 +73,7 @@ class Operator(nn.Module):
 
     Core weights are named ``levels.*``, domain weights ``ports.<domain>.*``. Lattices of any rank and size go through
     the same core; axes that may not be coarsened keep their length at every level. compiled: whether the blocks are
-    (`sciml.operator.compiled`); second derivatives and cached steps, which a compiled graph can't have, run eagerly.
+    (`sciml.operator.compiled`); second derivatives, cached steps and packed samples run eagerly.
     """
 
     compiled = False
@@ -114,9 +114,10 @@ class Operator(nn.Module):
         deepest = 2 ** (len(self.levels) - 1)
         padded = pad(batch, [size * deepest if axis.coarsen else 1 for size, axis in zip(sizes, batch.axes)])
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
-        x = port.stem(padded, sizes)  # (B, *tokens, width)
+        x = port.stem(padded, sizes).to(batch.values.dtype)  # (B, *tokens, width); never in reduced precision
         geometry = Geometry(coarsen(padded.axes, sizes), second_order, _pair_bias(port, padded))
-        eagerly = self.compiled and (second_order or cache is not None)
+        packed = batch.packed_axis is not None
+        eagerly = self.compiled and (second_order or packed or cache is not None)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
         given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sciml.kernels.fused import rotate, scaled_norm
+from sciml.kernels.fused import EPSILON, rotate, scaled_norm
 
 
 def plain_norm(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    y = x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * scale
+    y = x / (x.square().mean(-1, keepdim=True) + EPSILON).sqrt() * scale
     return y if shift is None else y + shift
 
 
@@ -63,4 +63,13 @@ def test_a_first_derivative_leaves_no_graph_and_its_inputs_alone() -> None:
 
 def test_norm_is_torchs() -> None:
     x = torch.randn(5, 16)
-    torch.testing.assert_close(scaled_norm(x, torch.ones(16)), F.rms_norm(x, (16,)))
+    torch.testing.assert_close(scaled_norm(x, torch.ones(16)), F.rms_norm(x, (16,), eps=EPSILON))
+
+
+@pytest.mark.parametrize("size", [1.0, 0.1, 0.01])
+def test_reduced_precision_is_normalised_in_single(size: float) -> None:
+    x = (size * torch.randn(64, 32)).bfloat16()
+    exact = plain_norm(x.double(), torch.ones(32, dtype=torch.float64))
+    y = scaled_norm(x, torch.ones(32))
+    assert y.dtype == torch.float32
+    assert float((y - exact).norm() / exact.norm()) < 1e-3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,7 +17,7 @@ from sciml.errors import InputError
 from sciml.kernels.attend import attend, attend_plain
 from sciml.mixers.contract import Mixer
 from sciml.mixers.geometry import Geometry
-from sciml.tokens import Axis, space
+from sciml.tokens import Axis, AxisKind, map_tensors, space
 
 NAMES = registry.names("sciml.mixers")
 ATTENTION = ("axial", "full")
@@ -46,12 +46,15 @@ def assert_close(name: str, one: Tensor, two: Tensor) -> None:
 
 @st.composite
 def lattices(draw: st.DrawFn) -> tuple[Tensor, Geometry]:
-    """x ``(B, *lattice, C)`` and axes of every kind: periods, weights, padding, own coordinates, segments."""
+    """x ``(B, *lattice, C)`` and axes of every kind: periods, weights, padding, own coordinates, segments, causal ones;
+    one of them of up to 20 indices, which are several windows, groups and regions."""
     rank, batch = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    longest = draw(st.integers(0, rank - 1))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     axes = []
     for i in range(rank):
-        n, kind = draw(st.integers(1, 6)), draw(st.sampled_from(["space", "time", "set"]))
+        n = draw(st.integers(1, 20 if i == longest else 5 - rank))
+        kind = draw(st.sampled_from(["space", "time", "set"]))
         width = {"space": 1, "time": 1, "set": draw(st.sampled_from([0, 1, 3]))}[kind]
         own = batch if draw(st.booleans()) else 1
         coord = torch.rand(own, n, width, generator=generator).cumsum(1)
@@ -61,32 +64,110 @@ def lattices(draw: st.DrawFn) -> tuple[Tensor, Geometry]:
             measure = 0.2 + torch.rand(own, n, generator=generator)
             if n > 1 and draw(st.booleans()):
                 measure[:, -1] = 0.0
-        axes.append(Axis(f"axis{i}", kind, coord, period=period, measure=measure))
+        causal = kind == "time" and draw(st.booleans())
+        axes.append(Axis(f"axis{i}", kind, coord, period=period, measure=measure, causal=causal))
     if batch == 1 and draw(st.booleans()):
         packed = draw(st.integers(0, rank - 1))
         n = axes[packed].size
         segment = torch.sort(torch.randint(0, 3, (1, n), generator=generator)).values
         # every sample keeps a weight of its own, as it does in a batch: padding is never packed
-        axes[packed] = replace(axes[packed], kind="set", period=None, segment=segment, measure=None)
+        kind = draw(st.sampled_from(["set", "time"]))
+        axes[packed] = replace(axes[packed], kind=kind, period=None, segment=segment, measure=None)
     x = torch.randn(batch, *(a.size for a in axes), WIDTH, generator=generator)
     return x, Geometry(tuple(axes))
+
+
+def fitting(name: str, geometry: Geometry) -> Geometry:
+    """`full` takes a causal axis only where it is the only one."""
+    if name != "full" or len(geometry.axes) == 1:
+        return geometry
+    return Geometry(tuple(replace(axis, causal=False) for axis in geometry.axes))
+
+
+def value_and_slopes(run: Callable[[Tensor], Tensor], x: Tensor, mixer: Mixer) -> list[Tensor]:
+    leaf = x.clone().requires_grad_()
+    y = run(leaf)
+    slopes = torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()], allow_unused=True,
+                                 materialize_grads=True) if y.requires_grad else ()
+    return [y.detach(), *slopes]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(lattice=lattices())
 def test_equals_its_reference_and_its_gradients_do(name: str, lattice: tuple[Tensor, Geometry]) -> None:
-    mixer, (x, geometry) = make(name), lattice
-    both = []
-    for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry)):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        slopes = torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()], allow_unused=True,
-                                     materialize_grads=True) if y.requires_grad else ()
-        both.append((y.detach(), *slopes))
+    mixer, x, geometry = make(name), lattice[0], fitting(name, lattice[1])
+    both = [value_and_slopes(run, x, mixer)
+            for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry))]
     assert both[0][0].shape == x.shape
     for fast, slow in zip(*both, strict=True):
         assert_close(name, fast, slow)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(lattice=lattices())
+def test_single_precision_is_the_double_one_rounded(name: str, lattice: tuple[Tensor, Geometry]) -> None:
+    mixer, x, geometry = make(name), lattice[0], fitting(name, lattice[1])
+    exact = value_and_slopes(lambda t: mixer(t, geometry)[0], x, mixer)
+    rounded = Geometry(map_tensors(geometry.axes, lambda t: t.float() if t.is_floating_point() else t))
+    torch.set_default_dtype(torch.float32)
+    try:
+        mixer = mixer.float()
+        single = value_and_slopes(lambda t: mixer(t, rounded)[0], x.float(), mixer)
+    finally:
+        torch.set_default_dtype(torch.float64)
+    for one, two in zip(single, exact, strict=True):
+        assert one.dtype in (torch.float32, torch.complex64)
+        assert (one - two).abs().max() <= 2e-4 * two.abs().max() + 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["coordinates", "measures", "both"])
+def test_a_batch_is_its_samples_one_at_a_time(name: str, kind: str) -> None:
+    """Coordinates and measures of each sample's own, of other lengths and in other places: none sees another's."""
+    mixer, generator = make(name), torch.Generator().manual_seed(5)
+    coord = torch.rand(3, 10, 1, generator=generator).cumsum(1) * torch.tensor([0.3, 1.0, 2.0])[:, None, None]
+    measure = torch.rand(3, 10, generator=generator) * torch.tensor([0.1, 0.3, 1.0])[:, None]
+    measure[1, 7:] = 0.0
+    axis = Axis("y", "space", coord if kind != "measures" else coord[:1],
+                measure=measure if kind != "coordinates" else None)
+    x, other = torch.randn(3, 10, 4, WIDTH, generator=generator), space("x", torch.arange(4) / 2, period=2.0)
+    for axes, values in (((axis,), x[:, :, 0]), ((axis, other), x), ((axis, replace(axis, name="z")), None)):
+        values = torch.randn(3, 10, 10, WIDTH, generator=generator) if values is None else values
+        together = mixer(values, Geometry(axes))[0]
+        for b in range(3):
+            own = tuple(map_tensors(a, lambda t, b=b: t[[b]] if len(t) == 3 else t) for a in axes)  # type: ignore[misc]
+            assert_close(name, together[[b]], mixer(values[[b]], Geometry(own))[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_axes", [1, 2])
+def test_a_sample_of_nothing_but_padding_gives_numbers_and_spoils_no_other(name: str, num_axes: int) -> None:
+    mixer, generator = make(name), torch.Generator().manual_seed(6)
+    measure = torch.stack([0.1 + torch.rand(20, generator=generator), torch.zeros(20)])
+    axis = Axis("y", "space", torch.rand(2, 20, 1, generator=generator).cumsum(1), measure=measure)
+    axes = (space("x", torch.arange(3.0)), axis)[-num_axes:]
+    x = torch.randn(2, *(axis.size for axis in axes), WIDTH, generator=generator).requires_grad_()
+    y = mixer(x, Geometry(axes))[0]
+    own = tuple(map_tensors(axis, lambda t: t[:1]) for axis in axes)
+    assert_close(name, y[:1], mixer(x[:1], Geometry(own))[0])
+    slopes = torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()], materialize_grads=True, allow_unused=True)
+    assert all(t.isfinite().all() for t in (y, *slopes))
+
+
+@pytest.mark.parametrize("name", ["window", "dilated", "pooled", "local", "radial", "spectral"])
+@pytest.mark.parametrize("kind", ["space", "time"])
+def test_what_has_no_segments_leaves_packed_axes_alone(name: str, kind: AxisKind) -> None:
+    mixer, packed = make(name), Axis("events", kind, torch.arange(6.0)[None, :, None],
+                                     segment=torch.tensor([[0, 0, 0, 1, 1, 1]]))
+    assert not mixer.admits(packed)
+    assert (mixer(torch.randn(1, 6, WIDTH), Geometry((packed,)))[0] == 0).all()
+    line, x = space("x", torch.arange(5) / 5, period=1.0), torch.randn(1, 6, 5, WIDTH)
+    together = mixer(x, Geometry((packed, line)))[0]
+    for i in range(6):
+        one = map_tensors(packed, lambda t, i=i: t[:, [i]])  # type: ignore[misc]
+        assert_close(name, together[:, [i]], mixer(x[:, [i]], Geometry((one, line)))[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

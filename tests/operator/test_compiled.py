@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from sciml import tokens
+from sciml import registry, tokens
 from sciml.errors import InputError
 from sciml.operator.compiled import compile_blocks
 from sciml.operator.config import OperatorConfig
@@ -42,21 +43,22 @@ def test_no_compiler_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatc
         compile_blocks(make(["local"]))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("mixers", [["radial"], ["axial", "local"], ["window"], ["integral"], ["gated"], ["linear"]],
-                         ids="+".join)
-def test_compiled_equals_eager(mixers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_a_mixer_that_cannot_be_compiled_is_named() -> None:
+    with pytest.raises(InputError, match=r"train\.compile.*the mixer spectral"):
+        compile_blocks(make(["spectral"]))
+
+
+def compare(mixers: list[str], backend: str) -> None:
     torch.compiler.reset()
+    counters.clear()
     eager, compiled = make(mixers), make(mixers)
-    compile_blocks(compiled)
+    compile_blocks(compiled, backend=backend)
     found = []
     for operator in (eager, compiled):
         y = operator(batch(8))["state"]
         y.square().mean().backward()
         found.append((y.detach(), [p.grad for p in operator.parameters()]))
+    assert counters["stats"]["unique_graphs"] == 1, "blocks of one structure share one graph"
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
     for one, two in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
@@ -66,3 +68,23 @@ def test_compiled_equals_eager(mixers: list[str], tmp_path: Path, monkeypatch: p
     slope, = torch.autograd.grad(compiled(tokens.map_tensors(batch(8), lambda t: t if t.ndim < 4 else values),
                                           second_order=True)["state"].square().sum(), values, create_graph=True)
     assert torch.autograd.grad(slope.square().sum(), values)[0].isfinite().all()
+
+
+COMPILABLE = [name for name in registry.names("sciml.mixers") if registry.find("sciml.mixers", name).compilable]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("mixers", [["radial"], ["axial", "local"], ["gated"]], ids="+".join)
+def test_compiled_equals_eager(mixers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compare(mixers, "inductor")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("mixer", COMPILABLE)
+def test_every_mixer_is_one_graph(mixer: str) -> None:
+    compare([mixer], "eager")
