@@ -210,7 +210,7 @@ def describe(module: FieldsStep, package: Path) -> dict[str, Any]:
     """What a program needs to know that runs the package without sciml. JSON."""
     axes = [{"name": axis.name, "multiple": axis.multiple, "fewest": axis.fewest, "most": axis.most}
             for axis in module.form.axes]
-    return {"inputs": list(module.form.inputs()), "channels": list(module.form.channels),
+    return {"inputs": list(module.form.inputs()), "layout": "contiguous", "channels": list(module.form.channels),
             "batch": {"fewest": 1, "most": MOST_SAMPLES}, "axes": axes, "form": module.form.json(),
             "normalisation": module.normalisation, "torch": torch.__version__, "machine": machine(),
             "threads": "as many as torch uses when it is called", "sha256": _sha256(package)}

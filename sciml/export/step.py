@@ -141,7 +141,7 @@ def check_lattice(form: StepForm, sizes: Sequence[int], where: object) -> None:
 
 
 def inputs_of(form: StepForm, batch: TokenBatch) -> tuple[Tensor, ...]:
-    """A batch as the inputs of the exported step, in the order of `StepForm.inputs`."""
+    """A batch as the inputs of the exported step, in the order of `StepForm.inputs`; contiguous, which it relies on."""
     shape, lattice = batch.values.shape, batch.conditions.lattice
     inputs = [batch.values, *(batch.conditions.vector[name] for name in form.vector),
               *(lattice[name].expand(shape[:-1]).contiguous() for name in form.lattice)]
@@ -152,7 +152,7 @@ def inputs_of(form: StepForm, batch: TokenBatch) -> tuple[Tensor, ...]:
             inputs.append(axis.period)
         if not own.even:
             inputs += [axis.coord[0, :, 0].contiguous(), axis.weights()[0].contiguous()]
-    return tuple(inputs)
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 class FieldsStep(nn.Module):

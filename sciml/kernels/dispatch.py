@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
+import torch
+
 from sciml import registry
 from sciml.kernels import flash, packed, plain, rows
 from sciml.kernels.contract import GROUP, Kernel, Request
@@ -80,8 +82,12 @@ def choose(request: Request) -> Choice:
 
 
 def choose_in_graph(request: Request) -> Choice:
-    """The kernel for a request met while compiling: of our own, by rule, as no table is read and nothing recorded."""
-    return _by_rule({name: kernel for name, kernel in OWN.items() if kernel.refuses(request) is None}, request)
+    """The kernel for a request met while compiling: of our own, by rule, as no table is read and nothing recorded.
+
+    A graph that is exported doesn't know its sizes, which the rules of `packed` and `rows` go by.
+    """
+    ours = ("flash", "plain") if torch.compiler.is_exporting() else tuple(OWN)
+    return _by_rule({name: OWN[name] for name in ours if OWN[name].refuses(request) is None}, request)
 
 
 def in_graph(request: Request) -> Kernel:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,12 @@ from sciml.tokens import Axis
 
 TINY = 1e-6
 """Least decay around a ring."""
+PIECE = 16
+"""Steps whose states are worked on at a time."""
+BLOCK_BYTES = 1 << 20
+"""Size of those states for the rows that are walked at a time; several such tensors are needed."""
+MANY_ROWS = 32
+"""So many rows fill a step on their own, and are not cut into chunks."""
 
 
 class Scan(Mixer):
@@ -159,35 +165,155 @@ def selective(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, chunk:
     """y_t = c_t · h_t, h_t = e^{−τ_t rate} h_{t−1} + (1 − e^{−τ_t rate}) b_t u_t, and the last h ``(R, N, C)``.
 
     u, tau ``(R, n, C)``, b, c ``(R, n, N)``, rate ``(N, C)``; first: h before index 0, or None for 0; forget
-    ``(R or 1, n, 1)``: a log decay on top; closed: a ring, where h before index 0 is the last one. A loop over the
-    places in a chunk, for all chunks at once, then from chunk to chunk: the N states of a token are made, used and left
-    within a step, while they are in cache.
+    ``(R or 1, n, 1)``: a log decay on top; closed: a ring, where h before index 0 is the last one. Long rows are cut
+    into chunks that are walked through side by side, first for what they leave behind and then, from the memory that
+    each is entered with, for y.
     """
-    n = u.shape[1]
+    rows, n = u.shape[:2]
+    if rows >= MANY_ROWS and not torch.compiler.is_compiling():
+        chunk = max(chunk, n)
     u, tau, b, c = (in_chunks(t, 1, chunk) for t in (u, tau, b, c))  # (R, M, c, …)
-    extra = None if forget is None else in_chunks(forget, 1, chunk)
-    h, own = u.new_zeros(*u.shape[:2], *rate.shape), []  # (R, M, N, C)
-    for i, (ui, ti, bi, ci) in enumerate(zip(u.unbind(2), tau.unbind(2), b.unbind(2), c.unbind(2))):
-        a = -ti.unsqueeze(-2) * rate
-        z = -torch.expm1(a) * (bi.unsqueeze(-1) * ui.unsqueeze(-2))
-        h = torch.addcmul(z, (a if extra is None else a + extra[:, :, i, None]).exp(), h)
-        own.append((ci.unsqueeze(-1) * h).sum(-2))
-    y = torch.stack(own, 2)
-    if u.shape[1] == 1 and first is None and not closed:
-        return y.flatten(1, 2), h[:, 0]
-    since = -tau.cumsum(2)  # (R, M, c, C)
-    lost = None if extra is None else extra.cumsum(2)
-    whole = since[:, :, -1:] * rate if lost is None else since[:, :, -1:] * rate + lost[:, :, -1:]
-    enter, last = entering(h, whole, chunk, first)
+    extra = None if forget is None else in_chunks(forget, 1, chunk).expand(rows, -1, -1, -1)
+    parts = [t.flatten(0, 1) for t in (u, tau, b, c)]  # (R * M, c, …)
+    keep = None if extra is None else extra.exp().flatten(0, 1)
+    if u.shape[1] == 1 and not closed:
+        y, last = walk(*parts, rate, first, keep)
+        return y, last
+    _, own = walk(*parts, rate, None, keep)
+    whole = -tau.sum(2)[:, :, None] * rate  # (R, M, N, C)
+    if extra is not None:
+        whole = whole + extra.sum(2)[:, :, None]
+    enter, last = entering(own.view(whole.shape), whole, chunk, first)
     if closed:
         laps = whole.cumsum(1)
         last = last / -torch.expm1(laps[:, -1]).clamp(max=-TINY)
         enter = enter + (laps - whole).exp() * last.unsqueeze(1)
-    late = []
-    for i, (si, ci) in enumerate(zip(since.unbind(2), c.unbind(2))):
-        a = si.unsqueeze(-2) * rate
-        late.append((ci.unsqueeze(-1) * ((a if lost is None else a + lost[:, :, i, None]).exp() * enter)).sum(-2))
-    return (y + torch.stack(late, 2)).flatten(1, 2)[:, :n], last
+    y, _ = walk(*parts, rate, enter.flatten(0, 1), keep)
+    return y.unflatten(0, (rows, -1)).flatten(1, 2)[:, :n], last
+
+
+def walk(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, first: Tensor | None,
+         keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`selective` step by step, with keep ``(R, n, 1)``, a factor on the memory that a step starts from.
+
+    With m = e^{−τ_t rate} − 1, exact for weak decay, a step is h + m (h − b u). The N states of a token are made, used
+    and left within a step, for so few rows at a time that they stay in cache, and made anew for the backward pass. Any
+    derivative; compilers and autocast are handed the formula.
+    """
+    first = u.new_zeros(len(u), *rate.shape) if first is None else first
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return walk_plain(u, tau, b, c, rate, first, keep)
+    y, last = _Walk.apply(u, tau, b, c, rate, first, keep)
+    return y, last
+
+
+def walk_plain(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, first: Tensor,
+               keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`walk` as a formula."""
+    h, y = first, []
+    for t in range(u.shape[1]):
+        if keep is not None:
+            h = keep[:, t, None] * h
+        less = torch.expm1(-tau[:, t, None] * rate)  # (R, N, C)
+        h = torch.addcmul(h, less, h - b[:, t, :, None] * u[:, t, None])
+        y.append((c[:, t, :, None] * h).sum(1))
+    return torch.stack(y, 1), h
+
+
+class _Walk(torch.autograd.Function):
+    """In blocks of rows, in pieces of the way: there all factors at once, one operation per step, all outputs at once.
+    The states with which pieces are entered are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, first: Tensor,
+                keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        y, last = torch.empty_like(u, memory_format=torch.contiguous_format), first.clone()
+        pieces = _pieces(u.shape[1])
+        entered = u.new_empty(len(pieces), *first.shape)
+        for part in _blocks(len(u), rate):
+            for enter, piece in zip(entered, pieces):
+                enter[part] = last[part]
+                own_u, own_tau, own_b, own_c = (_cut(t, part, piece) for t in (u, tau, b, c))
+                states, _, _ = _states(own_u, own_tau, own_b, rate, last[part], _kept(keep, part, piece))
+                y[part, piece] = (own_c.unsqueeze(-2) @ states[1:]).squeeze(-2).transpose(0, 1)
+                last[part] = states[-1]
+        ctx.save_for_backward(u, tau, b, c, rate, first, keep)
+        ctx.entered = entered
+        return y, last
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _slopes(slopes[0], slopes[1], ctx.entered, *tensors)
+        leaves: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+        wanted = [leaf for leaf, needed in zip(leaves, ctx.needs_input_grad) if needed]
+        found = iter(torch.autograd.grad(walk_plain(*leaves), wanted, slopes, create_graph=True))
+        return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+
+
+def _states(u: Tensor, tau: Tensor, b: Tensor, rate: Tensor, first: Tensor,
+            keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a piece ``(c, r, …)``: h before it and after each step ``(c + 1, r, N, C)``, m, and the factor on h, m + 1."""
+    less = torch.mul(tau.neg().unsqueeze(-2), rate).expm1_()  # m
+    states = u.new_empty(len(u) + 1, *first.shape)
+    states[0] = first
+    added = torch.mul(b.neg().unsqueeze(-1), u.unsqueeze(-2), out=states[1:]).mul_(less)
+    decay = less + 1
+    if keep is not None:
+        decay *= keep.unsqueeze(-1)
+    for before, after, factor in zip(states, added, decay):
+        after.addcmul_(factor, before)
+    return states, less, decay
+
+
+def _slopes(of_y: Tensor, of_last: Tensor, entered: Tensor, u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor,
+            first: Tensor, keep: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The first derivative, backwards in time: with λ the slope of h_t, that of b u is −m λ, and that of −τ rate is
+    (m + 1) (h_{t−1} − b u) λ."""
+    du, dtau, db, dc, dfirst = (torch.empty_like(t, memory_format=torch.contiguous_format)
+                                for t in (u, tau, b, c, first))
+    drate, pieces = torch.zeros_like(rate), _pieces(u.shape[1])
+    for part in _blocks(len(u), rate):
+        beyond = of_last[part]
+        for enter, piece in zip(reversed(entered), reversed(pieces)):
+            own_u, own_tau, own_b, own_c, g = (_cut(t, part, piece) for t in (u, tau, b, c, of_y))
+            kept = _kept(keep, part, piece)
+            states, less, decay = _states(own_u, own_tau, own_b, rate, enter[part], kept)
+            dc[part, piece] = (states[1:] * g.unsqueeze(-2)).sum(-1).transpose(0, 1)
+            slope = own_c.unsqueeze(-1) * g.unsqueeze(-2)  # λ
+            slope[-1] += beyond
+            for t in range(len(slope) - 1, 0, -1):
+                slope[t - 1].addcmul_(decay[t], slope[t])
+            beyond = decay[0] * slope[0]
+            before = states[:-1] if kept is None else states[:-1] * kept.unsqueeze(-1)
+            of_decay = torch.addcmul(before, own_b.unsqueeze(-1), own_u.unsqueeze(-2), value=-1).mul_(slope)
+            of_decay.addcmul_(of_decay, less)
+            change = slope.mul_(less)
+            du[part, piece] = (own_b.neg().unsqueeze(-2) @ change).squeeze(-2).transpose(0, 1)
+            db[part, piece] = change.mul_(own_u.unsqueeze(-2)).sum(-1).neg_().transpose(0, 1)
+            drate -= torch.mul(of_decay, own_tau.unsqueeze(-2), out=change).sum((0, 1))
+            dtau[part, piece] = of_decay.mul_(rate).sum(-2).neg_().transpose(0, 1)
+        dfirst[part] = beyond
+    return du, dtau, db, dc, drate, dfirst, None
+
+
+def _pieces(n: int) -> list[slice]:
+    return [slice(start, start + PIECE) for start in range(0, n, PIECE)]
+
+
+def _blocks(rows: int, rate: Tensor) -> Iterator[slice]:
+    size = max(1, BLOCK_BYTES // (PIECE * rate.numel() * rate.element_size()))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _cut(t: Tensor, part: slice, piece: slice) -> Tensor:
+    """Some rows, part of the way, steps first: ``(c, r, …)``."""
+    return t[part, piece].transpose(0, 1).contiguous()
+
+
+def _kept(keep: Tensor | None, part: slice, piece: slice) -> Tensor | None:
+    return None if keep is None else _cut(keep, part, piece)
 
 
 PLUGIN = Scan

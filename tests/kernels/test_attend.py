@@ -118,6 +118,21 @@ def test_third_derivatives_of_rows_equal_the_formulas() -> None:
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("keys", [8, 16, 32])
+def test_derivatives_asked_for_under_autocast_equal_the_formulas(keys: int) -> None:
+    """As forces are, whose gradient is a part of the forward pass; rows this short are computed in single precision."""
+    given = tensors((128, 2, keys, keys, 8), "pair", dtype=torch.float32)
+    leaves = [x.requires_grad_() for x in given if x is not None]
+    exact = slopes(attend_plain(*leaves[:3], bias=leaves[3]), leaves, 2)
+    for second_order, inputs in ((True, leaves), (False, leaves[:3])):
+        bias = leaves[3] if second_order else leaves[3].detach()
+        with torch.autocast("cpu", torch.bfloat16), dispatch.record() as entries:
+            found = slopes(attend(*leaves[:3], bias=bias, second_order=second_order), inputs, 1 + second_order)
+        assert [entry.kernel for entry in entries] == ["rows"]
+        for one, two in zip(found, exact):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4 * float(two.detach().abs().max()))
+
+
 @pytest.mark.parametrize("size", [1, 16, 10**9])
 @pytest.mark.parametrize("bias", ["none", "keys", "pair"])
 def test_rows_in_blocks_equal_rows_at_once(size: int, bias: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -98,8 +101,32 @@ def test_measured_tables_are_kept_and_added_to(monkeypatch: pytest.MonkeyPatch) 
     Request((3, 2, 5, 6, 4, 4), "float64", grad=True, bias="full", bias_grad=True, second_order=True)])
 def test_correct_kernels_are_timed(request_: Request) -> None:
     (taken,) = tune.tune([request_], repeats=1).values()
-    assert set(taken) == {name for name, refusal in dispatch.admissible(request_).items() if refusal is None}
-    assert all(0 < seconds < 10 for seconds in taken.values())
+    assert set(taken.seconds) == {name for name, refusal in dispatch.admissible(request_).items() if refusal is None}
+    assert all(0 < seconds < 10 for seconds in taken.seconds.values())
+    assert taken.left_out == {}
+
+
+def test_kernels_with_matrices_too_large_for_the_memory_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[set[str]] = []
+
+    def seconds(request: Request, names: list[str], repeats: int) -> dict[str, float]:
+        timed.append(set(names))
+        return dict.fromkeys(names, 1.0)
+
+    monkeypatch.setattr(tune, "seconds", seconds)
+    monkeypatch.setattr(tune, "free_bytes", lambda device: 4 << 30)
+    huge, large = Request((1, 2, 4096, 4096, 32, 32), grad=True), Request((1, 2, 4096, 2048, 32, 32), grad=True)
+    forces = replace(huge, second_order=True)
+    found = tune.tune([huge, large, forces, LONG])
+    assert timed == [{"flash", "rows"}, {"flash", "plain", "rows"}, {"flash", "plain", "rows"}]
+    assert set(found[huge.key()].left_out) == {"plain"}
+    assert "4096 × 4096" in found[huge.key()].left_out["plain"]
+    assert set(found[forces.key()].left_out) == {"plain", "rows"}
+    assert forces.key() not in tune.load(), "nothing was compared"
+
+
+def test_what_is_free_is_read_from_the_machine() -> None:
+    assert 1 << 20 < tune.free_bytes("cpu") < 1 << 50
 
 
 def test_files_that_are_not_ours_count_as_none() -> None:
@@ -125,6 +152,50 @@ def test_the_table_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for request in (SHORT, LONG, SHORT):
         dispatch.choose(request)
     assert len(reads) == 1
+
+
+def test_a_choice_by_a_table_is_forgotten_with_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another thread is still making it while the next table is set."""
+    begun, go_on = Event(), Event()
+
+    class Slow:
+        def refuses(self, request: Request) -> str | None:
+            begun.set()
+            go_on.wait(10)
+            return None
+
+    monkeypatch.setitem(dispatch.kernels(), "plain", Slow())
+    dispatch.set_table({LONG.key(): "plain"})
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(dispatch.choose, LONG)
+        assert begun.wait(10)
+        dispatch.set_table({LONG.key(): "rows"})
+        go_on.set()
+        assert early.result().kernel == "plain"
+    assert dispatch.choose(LONG).kernel == "rows"
+
+
+def test_records_may_be_nested() -> None:
+    q = torch.randn(1, 1, 4, 8)
+    with dispatch.record() as outer:
+        with dispatch.record() as inner:
+            attend(q, q, q)
+        attend(q, q, q)
+    assert (len(outer), len(inner)) == (2, 1)
+
+
+def test_threads_do_not_see_each_others_calls() -> None:
+    q = torch.randn(1, 1, 4, 8)
+
+    def other() -> list[dispatch.Entry]:
+        with dispatch.record() as own:
+            attend(q, q, q)
+        return own
+
+    with dispatch.record() as entries, ThreadPoolExecutor(1) as pool, dispatch.answered(SHORT):
+        (entry,) = pool.submit(other).result()
+    assert entry.depth == 0
+    assert [entry.request for entry in entries] == [SHORT]
 
 
 def test_kernels_are_plug_ins() -> None:
@@ -182,6 +253,50 @@ def test_explain_measures_when_asked_to(recipe: Path, capsys: pytest.CaptureFixt
     assert all(str(line["why"]).startswith("measured to be the fastest here") for line in asked)
 
 
+def test_explain_tells_what_compiled_blocks_take(recipe: Path, capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go by rule, whatever was measured."""
+    monkeypatch.setattr(tune, "seconds", lambda request, names, repeats: {n: 1.0 + (n != "plain") for n in names})
+    told = {}
+    for compiled in ("false", "true"):
+        lines = explained(capsys, str(recipe), "--lattice", "16x16", "--tune", f"train.compile={compiled}")["kernels"]
+        told[compiled] = [(line["kernel"], line["why"]) for line in lines if line["kernel"] != "own"]
+    assert {kernel for kernel, _ in told["false"]} == {"plain"}
+    assert told["true"] == [("rows", "compiled, many short rows: 128 rows of 8 keys"),
+                            ("flash", "compiled, fused: 16 rows of 16 keys"),
+                            ("flash", "compiled, fused: 16 rows of 64 keys")]
+
+
+def test_explain_says_what_was_not_timed(recipe: Path, capsys: pytest.CaptureFixture[str],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "free_bytes", lambda device: 4096)
+    assert cli.run(["kernels", "explain", str(recipe), "--lattice", "8x8", "--tune"]) == 0
+    assert "plain not timed: up to" in capsys.readouterr().out
+    left_out = explained(capsys, str(recipe), "--lattice", "8x8", "--tune")["not_timed"]
+    assert all(set(kernels) == {"plain", "rows"} for kernels in left_out.values())  # type: ignore[attr-defined]
+    assert left_out
+
+
+@pytest.mark.parametrize(("assignment", "length", "tokens"), [
+    ("domains.fields={patch: 2}", None, "8×8"), ("domains.fields={}", None, "4×4"), ("domains={}", None, "4×4"),
+    ("domains.fields={patch: 2}", 0.5, "2×2")])
+def test_tokens_of_a_made_up_field_are_those_of_the_domain(
+        recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, assignment: str,
+        length: float | None, tokens: str) -> None:
+    """Its default patch, or the length of a token, which on this grid is so many cells of the unit period."""
+    from sciml.domains.fields.adapter import Fields
+
+    spec = Fields.spec
+    monkeypatch.setattr(Fields, "spec", lambda self: replace(spec(self), patch_length=length))
+    lines = explained(capsys, str(recipe), assignment, "--lattice", "16x16")["kernels"]
+    assert lines[0]["lattice"] == tokens
+
+
+def test_explain_refuses_what_the_domain_does(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["kernels", "explain", str(recipe), "domains.fields={patch: many}", "--lattice", "8x8"]) == 1
+    assert "patch" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lattice", ["", "8x", "ax8", "0x4", "-3"])
 def test_explain_refuses_a_wrong_lattice(recipe: Path, lattice: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["kernels", "explain", str(recipe), f"--lattice={lattice}"]) in (1, 2)
@@ -193,16 +308,24 @@ def test_explain_without_its_stores_says_what_to_do(recipe: Path, capsys: pytest
     assert "--lattice" in capsys.readouterr().err
 
 
-def test_explain_runs_the_first_batch_of_real_stores(recipe: Path, tmp_path: Path,
+def test_explain_runs_the_first_batch_of_real_stores(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     from sciml.data.build import build
     from sciml.data.source import SourceSpec
+    from sciml.domains.fields.adapter import Fields
 
     build(SourceSpec.model_validate({
         "name": "waves", "domain": "fields", "builder": "navier_stokes",
         "options": {"trajectories": 3, "frames": 4, "resolution": 8, "spin_up": 0.0, "viscosity": 1e-3},
         "split": {"by": "group", "counts": {"train": 1, "validation": 1, "test": 1}}}), tmp_path / "waves.zarr")
-    found = explained(capsys, str(recipe), f"data.0.store={tmp_path / 'waves.zarr'}", "data.0.batch=2")
+    words = (str(recipe), f"data.0.store={tmp_path / 'waves.zarr'}", "data.0.batch=2")
+    found = explained(capsys, *words)
     assert found["batch"] == "the first training batch of each domain"
     first = found["kernels"][0]
     assert (first["mixer"], first["lattice"], first["domain"]) == ("axial", "4×4", "fields")
+    compiled = explained(capsys, *words, "train.compile=true")["kernels"][0]
+    assert str(compiled["why"]).startswith("compiled, ")
+    create = Fields.create
+    monkeypatch.setattr(Fields, "create", lambda config: replace(create(config), differentiate=("coord",)))
+    eager = explained(capsys, *words, "train.compile=true")["kernels"][0]
+    assert not str(eager["why"]).startswith("compiled, "), "a graph has no second derivative"

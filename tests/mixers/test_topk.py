@@ -171,6 +171,24 @@ def test_sparse_products_are_closed_under_differentiation() -> None:
         assert torch.autograd.gradgradcheck(run, (first, second), fast_mode=True)
 
 
+@pytest.mark.parametrize("function", [Dots, WeightedSum, ScatteredSum])
+def test_derivatives_of_sparse_products_may_be_asked_for_under_autocast(
+        function: type[torch.autograd.Function]) -> None:
+    keys = torch.tensor([[0, 2], [2, 3], [1, 1], [4, 0], [2, 4]])
+    first_shape = (5, 3) if function is Dots else (5, 2)
+    inputs = [torch.randn(shape, dtype=torch.float32, requires_grad=True) for shape in (first_shape, (5, 3))]
+
+    def slopes(autocast: bool) -> list[Tensor]:
+        y = function.apply(*inputs, keys, 2, *((5,) if function is ScatteredSum else ()))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            first = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
+            second = torch.autograd.grad([slope.pow(2).sum() for slope in first], inputs)
+        return [*first, *second]
+
+    for one, two in zip(slopes(True), slopes(False)):
+        torch.testing.assert_close(one, two)
+
+
 class Largest(TorchDispatchMode):
     """The size of the largest tensor that any operation gave."""
 

@@ -226,6 +226,19 @@ def test_padding_is_not_seen_even_where_it_fills_groups(name: str, options: dict
 
 
 @every
+def test_a_sample_without_any_weight_is_mixed_as_if_all_weighed_the_same(name: str, options: dict[str, Any]) -> None:
+    mixer, axis = make(name, 3, **options), line(7)
+    measure = torch.stack([torch.zeros(7), 0.1 + torch.rand(7)])
+    x = torch.randn(2, 7, 2, WIDTH)
+    geometry = Geometry((replace(axis, measure=measure), line(2, name="y")))
+    together = mixer(x, geometry)[0]
+    torch.testing.assert_close(together, mixer.reference(x, geometry))
+    for b, own in enumerate((torch.ones(1, 7), measure[1:])):
+        alone = Geometry((replace(axis, measure=own), line(2, name="y")))
+        torch.testing.assert_close(together[[b]], mixer(x[[b]], alone)[0])
+
+
+@every
 def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(name: str, options: dict[str, Any]) -> None:
     """Both halves stay in the group of the whole: another token of the same group gives way to them."""
     mixer = make(name, 4, **options)
