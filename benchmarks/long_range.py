@@ -1,6 +1,6 @@
 """Every mixer on tasks of 1k to 4k tokens: quality × time × memory, beside a bag of tokens.
 
-    SCIML_BENCH_SECONDS=60 sciml bench long_range
+    SCIML_BENCH_SECONDS=60 SCIML_BENCH_TASKS=listops,pathfinder_32 sciml bench long_range
 
 ListOps (1024 tokens, ten classes) and pathfinder (32×32 and 64×64 tokens, two classes), made by
 `benchmarks/long_range_tasks.py`. A model is a token embedding, blocks of our own with one mixer (or a few in turn), and
@@ -96,7 +96,7 @@ def square(size: int) -> tuple[tokens.Axis, ...]:
     return tuple(tokens.space(name, torch.arange(size) / 16) for name in ("y", "x"))
 
 
-TASKS = (
+ALL_TASKS = (
     Task("listops", made.NUM_LISTOPS_TOKENS, 10, made.listops, line, ((0.5, 128), (0.2, 256), (0.3, 1024)),
          {"train": 2000, "validation": 256, "test": 1000}),
     Task("pathfinder_32", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((1.0, 32),),
@@ -104,6 +104,8 @@ TASKS = (
     Task("pathfinder_64", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((0.6, 32), (0.4, 64)),
          {"train": 1000, "validation": 64, "test": 500}),
 )
+TASKS = tuple(task for task in ALL_TASKS
+              if task.name in os.environ.get("SCIML_BENCH_TASKS", ",".join(each.name for each in ALL_TASKS)).split(","))
 
 
 @cache

@@ -163,7 +163,8 @@ def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
 def test_every_command_shown_exists(where: str, words: list[str], whole: bool) -> None:
     command, rest = resolve(words)
     if whole and "…" not in rest:
-        command.make_context("sciml", rest, help_option_names=["-h", "--help"])  # parses; raises on an unknown option or a missing argument
+        # parses; raises on an unknown option or a missing argument
+        command.make_context("sciml", rest, help_option_names=["-h", "--help"])
     known = {option for parameter in command.params for option in parameter.opts} | {"--help", "--version"}
     assert {word for word in rest if word.startswith("-")} <= known
 

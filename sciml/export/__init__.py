@@ -57,7 +57,7 @@ def exported_rollout(step: ExportedStep, initial: State, steps: int) -> Iterator
                                      expected=f"step {number}", fix="give the forcing at every time of the rollout")
                 lattice[name] = forcing[:, number]
             batch = replace(batch, values=values, conditions=replace(batch.conditions, lattice=lattice))
-            state = replace(state, batch=batch, step=number, elapsed=state.elapsed + step.form.elapsed)
+            state = replace(state, batch=batch, step=number, elapsed=state.elapsed + step.form.lead.elapsed)
             if not bool(torch.isfinite(values).all()):
                 raise BlowUp(state.step, ", ".join(batch.sources))
             yield state

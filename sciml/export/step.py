@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,20 +45,25 @@ class AxisForm:
     most: int
 
 
+class Lead(NamedTuple):
+    """How far a step goes: as a condition, in reference times, and in the data set's unit of time."""
+
+    condition: float
+    elapsed: float
+
+
 @dataclass(frozen=True)
 class StepForm:
     """Everything that is fixed when a step is exported. Batch and lattice sizes, periods and conditions are not.
 
-    lead: condition, in reference times; elapsed: the same in the data set's unit of time. vector, lattice: conditions
-    by name, in the order of the inputs. observed: there are cells without a value. wavenumbers: baseline and residual
-    scale are known per wavenumber.
+    vector, lattice: conditions by name, in the order of the inputs. observed: there are cells without a value.
+    wavenumbers: baseline and residual scale are known per wavenumber.
     """
 
     domain: str
     dataset: str
     channels: tuple[str, ...]
-    lead: float
-    elapsed: float
+    lead: Lead
     axes: tuple[AxisForm, ...]
     vector: tuple[str, ...]
     lattice: tuple[str, ...]
@@ -105,7 +110,7 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
     advanced = _next(adapter, state)
     form = StepForm(
         domain=batch.domain, dataset=batch.dataset, channels=batch.channels,
-        lead=float(batch.conditions.vector[LEAD][0]), elapsed=advanced.elapsed - state.elapsed, axes=tuple(axes),
+        lead=Lead(float(batch.conditions.vector[LEAD][0]), advanced.elapsed - state.elapsed), axes=tuple(axes),
         vector=tuple(name for name in batch.conditions.vector if name != LEAD),
         lattice=tuple(batch.conditions.lattice), observed=batch.observed is not None,
         wavenumbers=advanced.batch.targets[HEAD].spectrum is not None,
@@ -194,7 +199,7 @@ class FieldsStep(nn.Module):
     def _batch(self, given: Mapping[str, Tensor]) -> TokenBatch:
         form, values = self.form, given["values"]
         axes = tuple(_axis(axis, given, values.shape[1 + i], values) for i, axis in enumerate(form.axes))
-        vector = {LEAD: values.new_full((values.shape[0],), form.lead)}
+        vector = {LEAD: values.new_full((values.shape[0],), form.lead.condition)}
         return TokenBatch(
             form.domain, form.dataset, values, form.channels, axes, observed=given.get("observed"),
             conditions=Conditions(vector | {name: given[f"vector:{name}"] for name in form.vector},
@@ -232,7 +237,7 @@ def curves(adapter: Fields, form: StepForm) -> tuple[np.ndarray, np.ndarray]:
     """Damping and gain of every channel ``(K, C)`` over whole wavenumbers; the shorter ones keep their last value."""
     known, columns = adapter.datasets[form.dataset], []
     for own in adapter.spectra[form.dataset].values():
-        nearest = min(own, key=lambda steps: abs(np.log(steps * known.dt / form.elapsed)))
+        nearest = min(own, key=lambda steps: abs(np.log(steps * known.dt / form.lead.elapsed)))
         count = own[nearest].shape[1]
         columns.append(spectral.gains(own[nearest], [2 * (count - 1)], [1.0], adapter.config.spectral))
     longest = max(len(damping) for damping, _ in columns)

@@ -32,6 +32,9 @@ from sciml.mixers.recurrence import (
 from sciml.mixers.rows import axis_lattice, axis_rows, spread
 from sciml.tokens import Axis
 
+LEAST_SQUARE = 1e-12
+"""ε of the output's normalisation: how much a memory holds depends on spacing and decay; what it holds shall matter."""
+
 
 class Gated(Mixer):
     """S_t = e^{−gap_t · rate_t} S_{t−1} + w_t k_t v_tᵀ, o_t = S_tᵀ q_t along each axis; mean over axes, gated, out.
@@ -81,8 +84,8 @@ class Gated(Mixer):
         for index in axes:
             rows = [axis_rows(t, index) for t in (q, k, v, rate)]  # each (B * others, H, n, D), rate (…, n, 1)
             y = self._along(index, rows, q.shape, geometry, memory)
-            gain = self.gain.weight[geometry.role(index)].view(self.heads, 1, -1) * self.norm.gain / len(axes)
-            y = axis_lattice(scaled_norm(y, gain), q.shape, index)
+            gain = self.gain.weight[geometry.role(index)].view(self.heads, 1, -1) / len(axes)
+            y = axis_lattice(self._normed(y, gain), q.shape, index)
             total = y if total is None else total + y
         assert total is not None
         y = self.projections.out(total * F.silu(self.gate(x)))
@@ -121,6 +124,10 @@ class Gated(Mixer):
         return geometry.once(("weighted rotary", index, self.projections.head_width),
                              lambda: (*table, table[0] * w, table[1] * w))
 
+    def _normed(self, y: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """``(R, H, n, D)`` normalised per head."""
+        return scaled_norm(y.to(self.norm.gain.dtype), self.norm.gain * gain, eps=LEAST_SQUARE)
+
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         q, k, v = self.projections.split(x)
         rate, outputs = F.softplus(self.rate(x))[..., None], []
@@ -134,7 +141,7 @@ class Gated(Mixer):
                 gains = value.new_ones(1, self.heads) if axis.causal else self.sides
                 memory = sum(gain[:, None, None] * side for gain, side in zip(gains, sides))
                 columns.append((query[:, :, i, None] @ memory).squeeze(2))
-            y = self.norm(torch.stack(columns, 2))
+            y = self._normed(torch.stack(columns, 2))
             outputs.append(self.gain(axis_lattice(y, q.shape, index), geometry.role(index)))
         if not outputs:
             return torch.zeros_like(x)

@@ -120,7 +120,8 @@ def _key_weights(axis: Axis) -> Tensor | None:
         return None
     if axis.causal or axis.segment is not None:
         return weight
-    weight = weight * (weight > 0).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+    total = weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)  # a sample may be nothing but padding
+    weight = weight * (weight > 0).sum(1, keepdim=True) / total
     return None if torch.allclose(weight, torch.ones_like(weight), rtol=1e-4, atol=0) else weight
 
 

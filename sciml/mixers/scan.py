@@ -174,11 +174,10 @@ def selective(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, chunk:
         chunk = max(chunk, n)
     u, tau, b, c = (in_chunks(t, 1, chunk) for t in (u, tau, b, c))  # (R, M, c, …)
     extra = None if forget is None else in_chunks(forget, 1, chunk).expand(rows, -1, -1, -1)
-    parts = [t.flatten(0, 1) for t in (u, tau, b, c)]  # (R * M, c, …)
+    parts = u.flatten(0, 1), tau.flatten(0, 1), b.flatten(0, 1), c.flatten(0, 1)  # (R * M, c, …)
     keep = None if extra is None else extra.exp().flatten(0, 1)
     if u.shape[1] == 1 and not closed:
-        y, last = walk(*parts, rate, first, keep)
-        return y, last
+        return walk(*parts, rate, first, keep)
     _, own = walk(*parts, rate, None, keep)
     whole = -tau.sum(2)[:, :, None] * rate  # (R, M, N, C)
     if extra is not None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, rotate
-from sciml.mixers.integral import fold, spread_batch, unfold
 from sciml.mixers.projections import Projections
+from sciml.mixers.rows import fold, spread_batch, unfold
 from sciml.tokens import Axis
 
 
@@ -39,6 +39,7 @@ class TopK(Mixer):
     def prepare(self, geometry: Geometry) -> None:
         axes = tuple(self.axes(geometry))
         geometry.key_bias(axes)
+        geometry.check_pair(axes)
         geometry.rotary(axes, self.projections.head_width)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
@@ -63,7 +64,7 @@ class TopK(Mixer):
         """``(B, H, N, D)`` from three of the same."""
         q = q / math.sqrt(q.shape[-1])
         batch, heads, n, _ = q.shape
-        pair = None if geometry.pair_bias is None else geometry.pair_bias(heads)
+        pair = geometry.pair_term(tuple(axes), heads)
         chosen, extra = [], []  # per block of queries: (B, H, block, k) indices of keys, and their bias
         for start in range(0, n, self.block):
             rows = slice(start, start + self.block)
@@ -88,7 +89,7 @@ class TopK(Mixer):
         folded = fold(x, axes)
         q, k, v = self._heads(folded, geometry, axes)
         logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        pair = None if geometry.pair_bias is None else geometry.pair_bias(self.heads)
+        pair = geometry.pair_term(tuple(axes), self.heads)
         bias = _bias(geometry, axes, slice(None), len(folded), pair)
         logits = logits if bias is None else logits + bias
         if self.num_keys < logits.shape[-1]:
@@ -111,7 +112,8 @@ def _bias(geometry: Geometry, axes: list[int], rows: slice, batch: int, pair: Te
         apart = own.new_zeros((), dtype=geometry.axes[packed].coord.dtype).where(own[rows, None] == own, -math.inf)
         bias = apart if bias is None else bias + apart
     if pair is not None:
-        bias = pair[:, :, rows] if bias is None else bias + pair[:, :, rows]
+        pair = spread_batch(pair, batch)[:, :, rows]
+        bias = pair if bias is None else bias + pair
     return bias
 
 

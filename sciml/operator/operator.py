@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sciml import registry
 from sciml.errors import InputError
-from sciml.mixers.geometry import Geometry
+from sciml.mixers.geometry import Geometry, pair_axis_of
 from sciml.operator.block import Block
 from sciml.operator.conditions import ConditionVector, CrossAttention
 from sciml.operator.config import OperatorConfig
@@ -173,10 +173,10 @@ class Operator(nn.Module):
 
 
 def _pair_bias(port: Ports, batch: TokenBatch) -> Callable[[int], Tensor] | None:
-    """heads → additive attention term, computed once a forward pass from the coordinates of the packed axis."""
+    """heads → additive attention term, computed once a forward pass from the coordinates of the axis it is about."""
     if not port.biases:
         return None
-    place = batch.packed_axis or 0
+    place = pair_axis_of(batch.axes)
     made: dict[int, Tensor] = {}
 
     def bias(heads: int) -> Tensor:

@@ -135,8 +135,9 @@ def test_axial_adds_the_pair_bias_along_its_axis_and_keeps_time(batch: int, pack
     assert not torch.allclose(mixer(x, Geometry(later, pair_bias=lambda heads: bias))[0], both[0][0])
 
 
-def test_full_refuses_a_pair_bias_of_one_axis_among_several() -> None:
-    mixer, (x, axes, bias) = make("full"), pairs_in_time()
+@pytest.mark.parametrize("name", ["full", "topk"])
+def test_attention_over_several_axes_refuses_a_pair_bias_of_one(name: str) -> None:
+    mixer, (x, axes, bias) = make(name), pairs_in_time()
     for run in (lambda g: mixer(x, g), lambda g: mixer.reference(x, g), mixer.prepare):
         with pytest.raises(InputError, match=r"\[t, points\]: found a pair bias.*axial"):
             run(Geometry(axes, pair_bias=lambda heads: bias))

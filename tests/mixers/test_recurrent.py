@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.mixers import recurrence, scan
 from sciml.mixers.contract import Mixer, make_mixer
 from sciml.mixers.gated import Gated
 from sciml.mixers.geometry import Geometry
-from sciml.mixers.recurrence import entering, inclusive, links
+from sciml.mixers.recurrence import decayed, decayed_plain, entering, inclusive, links
+from sciml.mixers.scan import walk, walk_plain
 from sciml.tokens import Axis, space, time
 
 NAMES = ("gated", "scan")
@@ -293,6 +295,53 @@ def test_recurrence_over_chunks_of_chunks_is_the_recurrence(n: int) -> None:
         torch.testing.assert_close(before[:, t], h)
         h = a[:, t].exp() * h + z[:, t]
     torch.testing.assert_close(last, h)
+
+
+def compare(results: list[tuple[Tensor, ...]], leaves: list[Tensor]) -> None:
+    """Values and the first two derivatives of two ways to compute the same."""
+    found = []
+    for outputs in results:
+        loss = sum((y * y.detach().cos() + y**2).sum() for y in outputs)
+        plain = torch.autograd.grad(loss, leaves, retain_graph=True)  # by the formula in blocks
+        first = torch.autograd.grad(loss, leaves, create_graph=True)  # by the graph that has a derivative
+        second = torch.autograd.grad(sum((t**2).sum() for t in first), leaves)
+        found.append((*outputs, *plain, *first, *second))
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10 * float(slow.detach().abs().max() + 1))
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("heads_of_gain", [1, 2])
+def test_decaying_products_in_blocks_equal_their_formula(around: bool, heads_of_gain: int,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrence, "BLOCK_BYTES", 2 * 2 * 3 * 4 * 4 * 8)  # two rows at a time, of five
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 5, 2, 3, 4, 6).unbind(0)
+    b = -torch.rand(5, 2, 3, 4).cumsum(-1)
+    gain, rest = torch.randn(2, heads_of_gain, 4, 4).unbind(0)
+    leaves = [t.clone().requires_grad_() for t in (q, k, v, b, gain, *([rest] if around else []))]
+    terms = (*leaves[:5], leaves[5] if around else None)
+    compare([(decayed(*terms),), (decayed_plain(*terms),)], leaves)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_walk_in_blocks_and_pieces_equals_its_formula(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "PIECE", 3)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 2 * 3 * 2 * 4 * 8)  # two rows at a time, of five
+    torch.manual_seed(1)
+    u, tau, b, c = torch.randn(5, 8, 4), torch.rand(5, 8, 4), torch.randn(5, 8, 2), torch.randn(5, 8, 2)
+    leaves = [t.requires_grad_() for t in (u, tau, b, c, torch.rand(2, 4), torch.randn(5, 2, 4))]
+    keep = (torch.rand(5, 8, 1) > 0.3).to(u.dtype) if kept else None
+    compare([walk(*leaves, keep), walk_plain(*leaves, keep)], leaves)
+
+
+@pytest.mark.parametrize("kind", ["open", "ring", "packed causal"])
+def test_many_rows_are_scanned_as_few_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows are walked along the whole axis, few in chunks side by side."""
+    mixer, (x, axis) = make("scan", chunk=3), row(kind)
+    expected = mixer(x, Geometry((axis,)))[0]
+    monkeypatch.setattr(scan, "MANY_ROWS", 1)
+    torch.testing.assert_close(mixer(x, Geometry((axis,)))[0], expected)
 
 
 def test_links_reach_over_padding_and_end_where_samples_do() -> None:
