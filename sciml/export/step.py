@@ -194,7 +194,9 @@ class FieldsStep(nn.Module):
             values = self._by_wavenumber(x, y, [axis.period for axis in batch.axes if axis.period is not None])
         else:
             values = x + self.scale * y
-        return values if batch.observed is None else values.masked_fill(~batch.observed, 0.0)
+        if batch.observed is not None:
+            values = values.masked_fill(~batch.observed, 0.0)
+        return values.contiguous()  # it is the next step's input, which has to be
 
     def _batch(self, given: Mapping[str, Tensor]) -> TokenBatch:
         form, values = self.form, given["values"]
