@@ -1,6 +1,8 @@
 """The operator's training step against what the machine can do, and against SwinV2's.
 
-    sciml bench operator
+    OMP_WAIT_POLICY=ACTIVE sciml bench operator
+
+(on a machine that does nothing else: waiting threads then spin, which a step of so many short operations needs.)
 
 Reference: batch 16, 64 × 64, patch 4, widths 64/128, two levels of two blocks, feed-forward ratio 2. A step is forward,
 mean square and backward. The fraction is the rate of its matrix products (counted by torch's FlopCounterMode; nothing
@@ -190,11 +192,12 @@ def counted(variant: Variant) -> tuple[int, Traffic]:
     return flops.get_total_flops(), traffic
 
 
-def measure(bench: Bench, widths: tuple[int, ...]) -> None:
-    place = "_".join(map(str, widths))
+def measure(bench: Bench, widths: tuple[int, ...], threads: int) -> None:
+    place = "_".join(map(str, widths)) + ("_one_thread" if threads == 1 else "")
     own = list(variants(widths))
     if bench.has(f"operator/{place}/{own[-1].name}_fraction"):
         return
+    torch.set_num_threads(threads)
     steps: dict[str, Step] = {variant.name: training_step(variant) for variant in own}
     steps |= {"gemm": product(), "stream": stream()}
     if widths != BFLOAT16_WIDTH:
@@ -223,9 +226,11 @@ def measure(bench: Bench, widths: tuple[int, ...]) -> None:
 
 
 def run() -> Bench:
-    """Resumed by pair of widths."""
+    """Resumed by pair of widths. All of it with torch's threads, the first pair with one thread too."""
     keep_freed()
     bench = Bench.load_or_new("operator")
+    threads = torch.get_num_threads()
     for widths in (*WIDTHS, BFLOAT16_WIDTH):
-        measure(bench, widths)
+        measure(bench, widths, threads)
+    measure(bench, WIDTHS[0], 1)
     return bench
