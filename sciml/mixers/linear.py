@@ -40,6 +40,8 @@ class Linear(Mixer):
 
     def prepare(self, geometry: Geometry) -> None:
         indices = tuple(self.axes(geometry))
+        if not indices:
+            return
         geometry.rotary(indices, self.projections.head_width)
         _weights(geometry, indices)
         _samples(geometry, indices)

@@ -162,3 +162,13 @@ def test_full_keeps_nothing_where_no_axis_is_causal() -> None:
     y, state = mixer(x, Geometry((axis,)), ())
     assert state == ()
     torch.testing.assert_close(mixer(x, Geometry((axis,)), state)[0], y)
+
+
+@pytest.mark.parametrize("name", registry.names("sciml.mixers"))
+def test_tables_of_axes_that_a_mixer_may_not_admit_are_made_without_a_word(name: str) -> None:
+    coord = torch.rand(6).cumsum(0)
+    packed = Axis("event", "set", coord[None, :, None], causal=True, segment=torch.tensor([[0, 0, 0, 1, 1, 1]]))
+    for axis in (time("time", coord, causal=True), packed, time("time", coord[:1])):
+        mixer, geometry = registry.find("sciml.mixers", name)(16, 2), Geometry((axis,))
+        mixer.prepare(geometry)
+        assert mixer(torch.randn(1, axis.size, 16), geometry)[0].isfinite().all()
