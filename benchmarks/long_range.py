@@ -56,6 +56,8 @@ COMBINED: Mapping[str, Turns] = {
     "local_local_full": (("local",), ("local",), ("full",)),
 }
 """What the blocks take in turn: our default, shifted windows, and mostly local layers with a full one (MASFormer)."""
+ALONE: Mapping[str, Mapping[str, Any]] = {"latent": {"groups": 16}, "linear": {"kind": "elu"}}
+"""Options of mixers whose default sees a set: with these they know positions, as every other one does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +101,9 @@ def square(size: int) -> tuple[tokens.Axis, ...]:
 ALL_TASKS = (
     Task("listops", made.NUM_LISTOPS_TOKENS, 10, made.listops, line, ((0.5, 128), (0.2, 256), (0.3, 1024)),
          {"train": 2000, "validation": 256, "test": 1000}),
-    Task("pathfinder_32", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((1.0, 32),),
+    Task("pathfinder_32", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((0.4, 16), (0.2, 24), (0.4, 32)),
          {"train": 8000, "validation": 256, "test": 1000}),
-    Task("pathfinder_64", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((0.6, 32), (0.4, 64)),
+    Task("pathfinder_64", made.NUM_PATHFINDER_TOKENS, 2, made.pathfinder, square, ((0.4, 16), (0.3, 32), (0.3, 64)),
          {"train": 1000, "validation": 64, "test": 500}),
 )
 TASKS = tuple(task for task in ALL_TASKS
@@ -194,8 +196,9 @@ def train_together(trainers: Sequence[Trainer]) -> None:
 
 def models(task: Task) -> dict[str, Turns]:
     """Name → mixers of the blocks in turn: the bag, every mixer that acts on these axes, the named combinations."""
-    alone = {name: ((name,),) for name in registry.names("sciml.mixers")
-             if any(make_mixer(name, {}, WIDTH, WIDTH // HEAD_WIDTH).admits(axis) for axis in task.axes(task.size))}
+    alone = {name: (({name: ALONE[name]} if name in ALONE else name,),) for name in registry.names("sciml.mixers")
+             if any(make_mixer(name, ALONE.get(name, {}), WIDTH, WIDTH // HEAD_WIDTH).admits(axis)
+                    for axis in task.axes(task.size))}
     known = {name: turns for name, turns in COMBINED.items()
              if all(mixer in alone for turn in turns for entry in turn for mixer in ([entry] if isinstance(entry, str)
                                                                                      else entry))}

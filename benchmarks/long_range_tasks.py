@@ -106,7 +106,7 @@ def pieces(rng: random.Random, total: int, low: int, high: int) -> list[int]:
 
 
 def pathfinder(rng: random.Random, size: int) -> tuple[np.ndarray, int]:
-    """Tokens ``(size, size)`` of one picture, and whether its two marks belong to one curve. size ≥ 24."""
+    """Tokens ``(size, size)`` of one picture, and whether its two marks belong to one curve. size ≥ 16."""
     label, reach = rng.randrange(2), rng.uniform(4, size / 4)
     while True:
         curves = scene(rng, size)
