@@ -223,7 +223,9 @@ class TokenSpec:
 
     channels, lattice and vector conditions by name; identities: namespace → names, in row order; patch: that many
     cells of a coarsened axis make one token; patch_length: their length in reference lengths, if it is to stay the same
-    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``.
+    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``. slots: a
+    set axis by name and how many slots read its members, where a token for each would be too many; its members' names
+    are in the namespaces that end in ``/<axis>``.
     """
 
     domain: str
@@ -235,14 +237,15 @@ class TokenSpec:
     patch: int = 1
     patch_length: float | None = None
     pair_bias: str | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
     context: TokenSpec | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 
     def merge(self, other: TokenSpec) -> TokenSpec:
         """The union with another data set of the same domain: known rows keep their place, new ones follow."""
-        ours, theirs = (self.domain, self.patch, self.pair_bias), (other.domain, other.patch, other.pair_bias)
+        ours, theirs = ((spec.domain, spec.patch, spec.pair_bias, dict(spec.slots)) for spec in (self, other))
         if ours != theirs:
-            raise ValueError(f"cannot merge {theirs} into {ours} (domain, patch, pair bias)")
+            raise ValueError(f"cannot merge {theirs} into {ours} (domain, patch, pair bias, slots)")
         def union(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
             return tuple(dict.fromkeys((*a, *b)))
         spaces = dict.fromkeys((*self.identities, *other.identities))

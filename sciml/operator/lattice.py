@@ -79,8 +79,8 @@ def coarsen(axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
 
 
 def crop(x: Tensor, lattice: Sequence[int]) -> Tensor:
-    """``(B, *lattice', …)`` → its leading ``(B, *lattice, …)`` part."""
+    """``(B, *lattice', …)`` → its leading ``(B, *lattice, …)`` part; an axis of 1 stays."""
     for place, size in enumerate(lattice):
-        if x.shape[1 + place] != size:
+        if x.shape[1 + place] > size:
             x = x.narrow(1 + place, 0, size)
     return x

@@ -37,9 +37,9 @@ class NamedRows(nn.Module):
 class NamedTables(nn.Module):
     """One embedding table ``(members, width)`` per namespace, with the members' names in row order."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, std: float = 0.02) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.std = width, std
         self.tables = nn.ParameterDict()
 
     def extend(self, namespace: str, members: int) -> None:
@@ -49,7 +49,7 @@ class NamedTables(nn.Module):
             old = self.tables[name]
             if len(old) >= members:
                 return
-        rows = torch.zeros(members, self.width) if old is not None else torch.randn(members, self.width) * 0.02
+        rows = torch.zeros(members, self.width) if old is not None else torch.randn(members, self.width) * self.std
         if old is not None:
             rows[: len(old)] = old.detach()
         self.tables[name] = nn.Parameter(rows)

@@ -29,7 +29,7 @@ class Ports(nn.Module):
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
         super().__init__()
         width = config.levels[0].width
-        make_stem = registry.find("sciml.operator.stems", config.stem)
+        make_stem = registry.find("sciml.operator.stems", "population" if spec.slots else config.stem)
         self.stem = make_stem(spec, config.stem_width, width)
         self.heads = nn.ModuleDict({name: registry.find("sciml.operator.heads", head.kind)(
             spec, head, config.stem_width, width) for name, head in spec.heads.items()})
@@ -47,7 +47,7 @@ class Ports(nn.Module):
         self.conditions.rows.extend(spec.vector_conditions)
         for name, head in spec.heads.items():
             if name in self.heads:
-                self.heads[name].extend(head)  # type: ignore[operator]
+                self.heads[name].extend(head, spec)  # type: ignore[operator]
             else:
                 make = registry.find("sciml.operator.heads", head.kind)
                 self.heads[name] = make(spec, head, config.stem_width, config.levels[0].width)
@@ -115,14 +115,14 @@ class Operator(nn.Module):
         padded = pad(batch, [size * deepest if axis.coarsen else 1 for size, axis in zip(sizes, batch.axes)])
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
         x = port.stem(padded, sizes).to(batch.values.dtype)  # (B, *tokens, width); never in reduced precision
-        geometry = Geometry(coarsen(padded.axes, sizes), second_order, _pair_bias(port, padded))
+        geometry = Geometry(port.stem.axes(padded.axes, sizes), second_order, _pair_bias(port, padded))
         packed = batch.packed_axis is not None
         eagerly = self.compiled and (second_order or packed or cache is not None)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
         given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)
         heads = {name: head(given) for name, head in port.heads.items()}
-        on_lattice = {name for name, head in spec.heads.items() if head.kind == "lattice"}
+        on_lattice = {name for name, head in port.heads.items() if getattr(head, "on_lattice", False)}
         return Outputs({name: crop(y, cells) if name in on_lattice else y for name, y in heads.items()}, cache)
 
     def _scales(self, x: Tensor, c: Tensor, geometry: Geometry, context: Tensor | None,

@@ -14,13 +14,15 @@ from sciml.tokens import HeadSpec, TokenSpec
 class LatticeHead(nn.Module):
     """The transpose of the patch stem: ``(B, *lattice, len(outputs))``. Starts at zero, hence at the baseline."""
 
+    on_lattice = True
+
     def __init__(self, spec: TokenSpec, head: HeadSpec, stem_width: int, width: int) -> None:
         super().__init__()
         self.narrow = nn.Linear(width, stem_width)
         self.taps = Taps(stem_width, spec.patch)
         self.outputs = NamedRows(head.outputs, stem_width, std=0.0)
 
-    def extend(self, head: HeadSpec) -> None:
+    def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
         self.outputs.extend(head.outputs)
 
     def forward(self, given: HeadInput) -> Tensor:

@@ -17,7 +17,7 @@ class PairHead(nn.Module):
         self.left = nn.Linear(width, stem_width * self.count)
         self.right = nn.Linear(width, stem_width * self.count)
 
-    def extend(self, head: HeadSpec) -> None:
+    def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
         if len(head.outputs) != self.count:
             raise ValueError("a pair head's outputs are fixed when it is made")
 

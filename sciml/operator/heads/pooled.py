@@ -18,7 +18,7 @@ class PooledHead(nn.Module):
         self.hidden = nn.Linear(width, width)
         self.outputs = NamedRows(head.outputs, width, std=0.1 / width**0.5)
 
-    def extend(self, head: HeadSpec) -> None:
+    def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
         self.outputs.extend(head.outputs)
         self.names = list(dict.fromkeys((*self.names, *head.outputs)))
 

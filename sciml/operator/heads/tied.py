@@ -17,7 +17,7 @@ class TiedHead(nn.Module):
         self.namespace = head.namespace
         self.project = nn.Linear(width, width)
 
-    def extend(self, head: HeadSpec) -> None:
+    def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
         """Members live in the stem's table; nothing to add here."""
 
     def forward(self, given: HeadInput) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sciml.operator.lattice import coarsen
 from sciml.operator.named import NamedRows, NamedTables
 from sciml.operator.patch import Taps, fold
-from sciml.tokens import TokenBatch, TokenSpec
+from sciml.tokens import Axis, TokenBatch, TokenSpec
 
 
 class PatchStem(nn.Module):
@@ -35,6 +36,10 @@ class PatchStem(nn.Module):
         self.given.extend(spec.lattice_conditions)
         for namespace, members in spec.identities.items():
             self.identities.extend(namespace, len(members))
+
+    def axes(self, axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
+        """The axes of the tokens."""
+        return coarsen(axes, sizes)
 
     def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor:
         """``(B, *lattice / sizes, width)``; the lattice must be a multiple of `sizes`."""

@@ -1,0 +1,58 @@
+"""A value per member of a set and cell of the rest of the lattice, read back from the slots of a population stem."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sciml.operator.heads.contract import HeadInput
+from sciml.operator.named import NamedTables, key
+from sciml.operator.patch import Taps, unfold
+from sciml.tokens import HeadSpec, TokenSpec
+
+
+class MembersHead(nn.Module):
+    """y[n, t] = Σ over slots of ⟨row[n, slot], h[slot, t]⟩ + bias[n]: ``(B, *lattice, len(outputs))``.
+
+    Rows and bias of a member start at zero, hence at the baseline; new members get rows of their own.
+    """
+
+    on_lattice = True
+
+    def __init__(self, spec: TokenSpec, head: HeadSpec, stem_width: int, width: int) -> None:
+        super().__init__()
+        (self.axis, self.num_slots), = spec.slots.items()
+        self.narrow = nn.Linear(width, stem_width)
+        self.taps = Taps(stem_width, spec.patch)
+        self.rows = nn.ModuleDict()
+        self.stem_width = stem_width
+        self.extend(head, spec)
+
+    def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
+        own = {n: len(m) for n, m in spec.identities.items() if n.rpartition("/")[2] == self.axis}
+        for name in head.outputs:
+            if key(name) not in self.rows:
+                self.rows[key(name)] = NamedTables(self.num_slots * self.stem_width + 1, std=0.0)
+            for namespace, count in own.items():
+                self.rows[key(name)].extend(namespace, count)  # type: ignore[operator]
+
+    def forward(self, given: HeadInput) -> Tensor:
+        axes = given.batch.axes
+        place = next(i for i, axis in enumerate(axes) if axis.name == self.axis) + 1
+        own = axes[place - 1]
+        assert own.namespace is not None
+        assert own.ids is not None
+        kernel = self.taps.kernel(given.sizes) @ self.narrow.weight  # (P, w, C)
+        bias = self.taps.kernel(given.sizes) @ self.narrow.bias  # (P, w)
+        h = nn.functional.linear(given.tokens, kernel.flatten(0, 1), bias.flatten())
+        h = unfold(h, given.sizes, self.stem_width).movedim(place, -2).flatten(-2)  # (B, *others, slots * w)
+        outputs = []
+        for name in self.rows:
+            table = self.rows[name](own.namespace)[own.ids]  # (B or 1, n, slots * w + 1)
+            rows, offset = table[..., :-1], table[..., -1]
+            y = h.flatten(1, -2) @ rows.transpose(1, 2) + offset[:, None]  # (B, others, n)
+            outputs.append(y.view(*h.shape[:-1], -1).movedim(-1, place))
+        return torch.stack(outputs, -1)
+
+
+PLUGIN = MembersHead
