@@ -27,7 +27,7 @@ from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator, count_parameters
 from sciml.predictor import Predictor
 from sciml.recipe import validate
-from sciml.tokens import HeadSpec, TokenSpec
+from sciml.tokens import HeadSpec, Slots, TokenSpec
 
 CHECKPOINT_SCHEMA = 1
 NAMESPACE = "/"
@@ -267,6 +267,8 @@ def spec_of(raw: Mapping[str, Any]) -> TokenSpec:
     plain["identities"] = {name: tuple(members) for name, members in raw["identities"].items()}
     for name in ("channels", "lattice_conditions", "vector_conditions"):
         plain[name] = tuple(raw[name])
+    slots = raw.get("slots")
+    plain["slots"] = None if slots is None else Slots(**{**slots, "own": tuple(slots["own"])})
     plain["context"] = None if raw["context"] is None else spec_of(raw["context"])
     return TokenSpec(**plain)
 

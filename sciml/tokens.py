@@ -218,14 +218,23 @@ class HeadSpec:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """The set axis of that name is read by `count` slots; its members' names are in the namespaces ``…/<axis>``. own:
+    lattice conditions that differ between members, who then have rows of their own for them."""
+
+    axis: str
+    count: int
+    own: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenSpec:
     """What an operator must know of a domain to have weights for it; JSON in a checkpoint.
 
     channels, lattice and vector conditions by name; identities: namespace → names, in row order; patch: that many
     cells of a coarsened axis make one token; patch_length: their length in reference lengths, if it is to stay the same
-    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``. slots: a
-    set axis by name and how many slots read its members, where a token for each would be too many; its members' names
-    are in the namespaces that end in ``/<axis>``.
+    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``. slots:
+    what reads the members of a set, where a token for each would be too many.
     """
 
     domain: str
@@ -237,13 +246,13 @@ class TokenSpec:
     patch: int = 1
     patch_length: float | None = None
     pair_bias: str | None = None
-    slots: Mapping[str, int] = field(default_factory=dict)
+    slots: Slots | None = None
     context: TokenSpec | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 
     def merge(self, other: TokenSpec) -> TokenSpec:
         """The union with another data set of the same domain: known rows keep their place, new ones follow."""
-        ours, theirs = ((spec.domain, spec.patch, spec.pair_bias, dict(spec.slots)) for spec in (self, other))
+        ours, theirs = ((spec.domain, spec.patch, spec.pair_bias, spec.slots) for spec in (self, other))
         if ours != theirs:
             raise ValueError(f"cannot merge {theirs} into {ours} (domain, patch, pair bias, slots)")
         def union(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:

@@ -102,6 +102,7 @@ def _tune(passes: Sequence[Pass]) -> dict[str, dict[str, str]]:
 def _real(recipe: Recipe) -> list[Pass]:
     """The first training batch of every domain. Raises `InputError` for a store that can't be opened."""
     from sciml.errors import InputError
+    from sciml.operator.operator import runs_eagerly
     from sciml.predictor import Predictor
     from sciml.runs import open_stores
 
@@ -118,8 +119,8 @@ def _real(recipe: Recipe) -> list[Pass]:
         if domain not in passes:
             batch = _first_batch(adapters[domain], store, entry.batch)
             run = _forward(recipe, adapters[domain], predictor.operator, batch)
-            eager = bool(adapters[domain].differentiate) or batch.packed_axis is not None  # as in Operator.forward
-            passes[domain] = Pass(domain, predictor.operator, run, recipe.train.compile and not eager)
+            eagerly = runs_eagerly(batch, second_order=bool(adapters[domain].differentiate))
+            passes[domain] = Pass(domain, predictor.operator, run, recipe.train.compile and not eagerly)
     return list(passes.values())
 
 

@@ -12,7 +12,7 @@ from sciml.kernels.attend import attend, attend_plain, segment_lengths
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import NUM_ROLES, Geometry, roles_of, rotate
 from sciml.mixers.projections import Projections
-from sciml.mixers.rows import axis_bias, axis_lattice, axis_rows, spread
+from sciml.mixers.rows import axis_bias, axis_lattice, axis_rows, spread_pair
 from sciml.tokens import Axis
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -42,7 +42,7 @@ class Axial(Mixer):
         return axis.size > 1 or axis.causal
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         memory = None if state is None else dict(state)
@@ -87,12 +87,10 @@ class Axial(Mixer):
     def _along(self, index: int, heads: Heads, geometry: Geometry,
                memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
         axis, shape = geometry.axes[index], heads[0].shape
-        table = geometry.rotary((index,), self.projections.head_width)
-        bias = axis_bias(geometry, index, shape)
         q, k, v = (axis_rows(t, index) for t in heads)  # (B * others, H, n, D)
-        if table is not None:
-            table = (spread(table[0], shape, index), spread(table[1], shape, index))
-            q, k = rotate(q, table), rotate(k, table)
+        bias = axis_bias(geometry, index, q.shape[0], self.heads)
+        table = spread_pair(geometry.rotary((index,), self.projections.head_width), q.shape[0])
+        q, k = rotate(q, table), rotate(k, table)
         if memory is not None and axis.causal:
             geometry.check_memory(index)
             if index in memory:

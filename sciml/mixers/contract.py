@@ -24,7 +24,8 @@ class Mixer(nn.Module):
     """``forward(x, geometry, state) → (x, state)`` over a lattice.
 
     x: ``(B, *lattice, C)``. state: None to run without memory; ``()`` to start one along the causal axis; what the last
-    call returned to go on with the indices that follow. A mixer with no admissible axis contributes zeros.
+    call returned to go on with the indices that follow. A mixer with no admissible axis contributes zeros,
+    and so does one with no samples.
 
     A constructor is ``(width, heads, *, option=default, …)``; its keyword-only arguments, with their annotations, are
     the mixer's options in a recipe. `forward` may be compiled: whatever depends on the geometry's values rather than
@@ -57,6 +58,10 @@ class Mixer(nn.Module):
 
     def axes(self, geometry: Geometry) -> list[int]:
         return [i for i, axis in enumerate(geometry.axes) if self.admits(axis)]
+
+    def acting(self, x: Tensor, geometry: Geometry) -> list[int]:
+        """The axes to mix `x` along: all that are admitted, or none in a batch of no samples."""
+        return self.axes(geometry) if x.shape[0] else []
 
 
 class RoleGain(nn.Module):

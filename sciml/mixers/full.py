@@ -40,7 +40,7 @@ class Full(Mixer):
         return True
 
     def prepare(self, geometry: Geometry) -> None:
-        indices = tuple(range(len(geometry.axes)))
+        indices = _all(geometry)
         geometry.rotary(indices, self.projections.head_width)
         geometry.key_bias(indices)
         geometry.check_pair(indices)
@@ -48,6 +48,8 @@ class Full(Mixer):
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
         causal = _causal(geometry)
+        if not self.acting(x, geometry):
+            return torch.zeros_like(x), state
         q, k, v = self._heads(x, geometry)
         bias, keeps = _bias(geometry, self.heads), causal and state is not None
         samples = None if keeps else _samples(geometry)
@@ -65,19 +67,23 @@ class Full(Mixer):
         return self.projections.out(y.transpose(1, 2).reshape(x.shape)), state
 
     def _heads(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-        table = geometry.rotary(tuple(range(len(geometry.axes))), self.projections.head_width)
+        table = geometry.rotary(_all(geometry), self.projections.head_width)
         q, k, v = (t.transpose(1, 2) for t in self.projections.split(x.flatten(1, -2)))
         return rotate(q, table), rotate(k, table), v.contiguous()
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         q, k, v = self._heads(x, geometry)
-        bias, sample = _bias(geometry, self.heads), _sample_of_token(geometry)
+        bias, sample = _bias(geometry, self.heads), geometry.sample_of_token(_all(geometry))
         if sample is not None:
             apart = torch.zeros(len(sample), len(sample), dtype=x.dtype)
             apart = apart.masked_fill(sample[:, None] != sample[None, :], -torch.inf)
             bias = apart if bias is None else bias + apart
         y = attend_plain(q, k, v, bias=bias, causal=_causal(geometry))
         return self.projections.out(y.transpose(1, 2).reshape(x.shape))
+
+
+def _all(geometry: Geometry) -> tuple[int, ...]:
+    return tuple(range(len(geometry.axes)))
 
 
 def _causal(geometry: Geometry) -> bool:
@@ -90,7 +96,7 @@ def _causal(geometry: Geometry) -> bool:
 
 def _bias(geometry: Geometry, heads: int) -> Tensor | None:
     """Quadrature and pair bias in one additive term ``(B or 1, 1 or H, 1 or N, N)``, or None."""
-    indices = tuple(range(len(geometry.axes)))
+    indices = _all(geometry)
     weight, pair = geometry.key_bias(indices), geometry.pair_term(indices, heads)
     bias = None if weight is None else weight[:, None, None, :]
     if pair is None:
@@ -98,20 +104,9 @@ def _bias(geometry: Geometry, heads: int) -> Tensor | None:
     return pair if bias is None else bias + pair
 
 
-def _sample_of_token(geometry: Geometry) -> Tensor | None:
-    """``(N,)`` the packed sample of every token of the flattened lattice, or None if nothing is packed."""
-    packed = geometry.packed_axis
-    if packed is None:
-        return None
-    segment = geometry.axes[packed].segment
-    assert segment is not None
-    shape = [axis.size if i == packed else 1 for i, axis in enumerate(geometry.axes)]
-    return segment[0].view(shape).expand([axis.size for axis in geometry.axes]).flatten()
-
-
 def _samples(geometry: Geometry) -> Samples | None:
     def make() -> Samples | None:
-        sample = _sample_of_token(geometry)
+        sample = geometry.sample_of_token(_all(geometry))
         if sample is None:
             return None
         if geometry.packed_axis == 0:

@@ -67,6 +67,16 @@ class Geometry:
         shape[packed] = segment.shape[1]
         return c[segment[0]].view(1, *shape, c.shape[-1])
 
+    def sample_of_token(self, indices: tuple[int, ...]) -> Tensor | None:
+        """``(N,)`` packed sample of every token of the flattened axes, or None if none of them is packed."""
+        packed = self.packed_axis
+        if packed is None or packed not in indices:
+            return None
+        segment = self.axes[packed].segment
+        assert segment is not None
+        sizes = [self.axes[i].size for i in indices]
+        return segment[0].view([n if i == packed else 1 for i, n in zip(indices, sizes)]).expand(sizes).flatten()
+
     def key_bias(self, indices: tuple[int, ...]) -> Tensor | None:
         """Log quadrature weight of every key of the flattened axes, ``(B or 1, N)``, or None where all weigh the same.
 
@@ -132,7 +142,7 @@ class Geometry:
         if not columns:
             return None
         sizes = [self.axes[i].size for i in indices]
-        batch = max(self.axes[i].coord.shape[0] for i, _ in columns)
+        batch = torch.broadcast_shapes(*((self.axes[i].coord.shape[0],) for i, _ in columns))[0]
         angles = self.axes[columns[0][0]].coord.new_zeros(batch, *sizes, pairs)
         for place, (i, k) in enumerate(columns):
             own = _angles(self.axes[i], k, len(range(place, pairs, len(columns))))

@@ -120,13 +120,16 @@ def out_of_groups(y: Tensor, cut: Cut, shape: torch.Size) -> Tensor:
 class Tables(NamedTuple):
     """What attention in groups looks up.
 
-    rotary: cos and sin, ``(G, B or 1, 1, S, D / 2)``. bias: ``(G, Y or 1, 1 or S, S)``. blind: queries
-    that would see no weight at all, ``(G, Y or 1, 1 or S, 1)``; they get zeros.
+    rotary: cos and sin, ``(G, B or 1, 1, S, D / 2)``. bias: ``(G, Y or 1, 1 or S, M)``, M the S keys of the group, then
+    the summaries if there are any. blind: queries that would see no weight at all, ``(G, Y or 1, 1 or S, 1)``; they get
+    zeros. share: ``(G, Y or 1, S, 1)`` of a group's measure that its token has, where every group also sees a summary
+    of every other one: the means of keys and values by these shares.
     """
 
     rotary: tuple[Tensor, Tensor] | None
     bias: Tensor | None
-    blind: Tensor | None
+    blind: Tensor | None = None
+    share: Tensor | None = None
 
 
 def make_tables(geometry: Geometry, cut: Cut, heads: int, head_width: int) -> Tables:
@@ -205,13 +208,46 @@ def group_rows(x: Tensor, cut: Cut, rotary: tuple[Tensor, Tensor] | None,
     return (rotate(query, rotary).flatten(1, 2), rotate(key, rotary).flatten(1, 2), value.flatten(1, 2)), q.shape
 
 
-def attend_in_groups(x: Tensor, geometry: Geometry, cut: Cut, tables: Tables, projections: Projections) -> Tensor:
-    """Attention of every token of ``(B, *lattice, C)`` to the tokens of its own group; output projected."""
-    (q, k, v), shape = group_rows(x, cut, tables.rotary, projections)
-    y = attend(q, k, v, bias=tables.bias, second_order=geometry.second_order)
-    if tables.blind is not None:
-        y = y.masked_fill(tables.blind, 0.0)
-    return projections.out(restore(out_of_groups(y, cut, shape), cut))
+@dataclass(frozen=True)
+class Grouping:
+    """How a mixer attends in groups: which it cuts (`make_cut`) and what it looks up there. name: of its tables."""
+
+    name: str
+    size: int
+    shift: bool = False
+    strided: bool = False
+    make: Callable[[Geometry, Cut, int, int], Tables] = make_tables
+
+    def prepare(self, geometry: Geometry, axes: list[int], projections: Projections) -> None:
+        """The tables of `mix`, if there are axes to act along."""
+        if axes:
+            self._look_up(geometry, axes, projections)
+
+    def mix(self, x: Tensor, geometry: Geometry, axes: list[int], projections: Projections) -> Tensor:
+        """Attention of every token of ``(B, *lattice, C)`` in its group, projected; zeros where no axis is cut."""
+        if not axes:
+            return torch.zeros_like(x)
+        cut, tables = self._look_up(geometry, axes, projections)
+        (q, k, v), shape = group_rows(x, cut, tables.rotary, projections)
+        if tables.share is not None:
+            k, v = (torch.cat([t, summaries(t, tables.share)], 2) for t in (k, v))  # (G, Y, S + G, D)
+        y = attend(q, k, v, bias=tables.bias, second_order=geometry.second_order)
+        if tables.blind is not None:
+            y = y.masked_fill(tables.blind, 0.0)
+        return projections.out(restore(out_of_groups(y, cut, shape), cut))
+
+    def _look_up(self, geometry: Geometry, axes: list[int], projections: Projections) -> tuple[Cut, Tables]:
+        cut = make_cut(geometry, axes, self.size, shift=self.shift, strided=self.strided)
+        heads, width = projections.heads, projections.head_width
+        tables = geometry.once((self.name, self.size, self.shift, heads, width),
+                               lambda: self.make(geometry, cut, heads, width))
+        return cut, tables
+
+
+def summaries(t: Tensor, share: Tensor) -> Tensor:
+    """Means over groups of ``(G, Y, S, D)``, given to every group: ``(G, Y, G, D)``."""
+    means = (share * t).sum(2).to(t.dtype)  # (G, Y, D)
+    return means.transpose(0, 1).expand(len(means), -1, -1, -1)
 
 
 def attend_by_labels(x: Tensor, geometry: Geometry, axes: list[int], labels: list[Tensor],
@@ -235,7 +271,10 @@ def attend_by_labels(x: Tensor, geometry: Geometry, axes: list[int], labels: lis
 
 def by_sample(x: Tensor, geometry: Geometry, axes: list[int], projections: Projections,
               within: Callable[[Tensor, Tensor, Tensor, Tensor | float], Tensor]) -> Tensor:
-    """`within(q, k, v, log weight)`, ``(H, N, D)`` each and ``(N,)``, for every sample and index of the other axes."""
+    """`within(q, k, v, log weight)`, ``(H, N, D)`` each and ``(N,)``, for every sample and index of the other axes,
+    projected; zeros without axes."""
+    if not axes:
+        return torch.zeros_like(x)
     ends = list(range(-2 - len(axes), -2))
     lines = [t.movedim([i + 1 for i in axes], ends) for t in projections.split(x)]  # (B, *others, *axes, H, D)
     moved = lines[0].shape

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import HeadNorm
-from sciml.mixers.rows import fold, spread_batch, unfold
+from sciml.mixers.rows import fold, spread, spread_pair, unfold
 from sciml.tokens import Axis
 
 
@@ -44,13 +44,13 @@ class Integral(Mixer):
             _mean_weights(geometry, index)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         folded = fold(x, axes)  # (B * rest, *admitted, C)
         pair, value = self.qkv.weight.split([2 * self.width, self.width])
         v = nn.functional.linear(folded, value).unflatten(-1, (self.heads, self.head_width))
-        weights = [spread_batch(_mean_weights(geometry, index), folded.shape[0]) for index in axes]
+        weights = [spread(_mean_weights(geometry, index), folded.shape[0]) for index in axes]
         total: Tensor | None = None
         for place, index in enumerate(axes):
             q, k = self._features(_pool(folded, weights, place), weights[place], pair, geometry, index)
@@ -67,9 +67,7 @@ class Integral(Mixer):
                   index: int) -> tuple[Tensor, Tensor]:
         """Pooled ``(B, n, C)`` → queries and keys ``(B, H, n, D)``; keys carry quadrature weight and scale."""
         q, k = nn.functional.linear(pooled, pair).unflatten(-1, (2, self.heads, self.head_width)).unbind(-3)
-        table = geometry.rotary((index,), self.head_width)
-        if table is not None:
-            table = (spread_batch(table[0], len(pooled)), spread_batch(table[1], len(pooled)))
+        table = spread_pair(geometry.rotary((index,), self.head_width), len(pooled))
         query, key = (rotate(t.transpose(1, 2), table) for t in (self.query_norm(q), self.key_norm(k)))
         return query, key * (weight[:, None, :, None] / math.sqrt(self.head_width))
 
@@ -81,7 +79,7 @@ class Integral(Mixer):
         outputs = []
         for b, sample in enumerate(folded):
             def own(table: Tensor, b: int = b) -> Tensor:
-                return spread_batch(table, len(folded))[b if len(table) > 1 else 0]
+                return spread(table, len(folded))[b if len(table) > 1 else 0]
             measures = [own(geometry.axes[index].weights()) for index in axes]
             weights = [w / w.sum().clamp_min(torch.finfo(w.dtype).tiny) for w in measures]
             v, parts = sample @ value.T, []

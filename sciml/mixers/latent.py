@@ -16,7 +16,7 @@ from sciml.kernels.attend import attend
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, log_shares, rotate
 from sciml.mixers.projections import HeadNorm, Projections
-from sciml.mixers.rows import fold, spread_batch, unfold
+from sciml.mixers.rows import fold, spread, spread_pair, unfold
 from sciml.tokens import Axis
 
 
@@ -51,21 +51,21 @@ class Latent(Mixer):
             self._tables(geometry)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         tables, second = self._tables(geometry), geometry.second_order
         folded = fold(x, axes)  # (B, *admitted, C)
         batch = len(folded)
         q, k, value = (_cut(t, tables.sizes).transpose(2, 3) for t in self.tokens.split(folded))  # (B, G, H, T, D)
-        query, key = (rotate(t, _angles(tables.tokens, batch)).flatten(0, 1) for t in (q, k))
+        query, key = (rotate(t, spread_pair(tables.tokens, batch)).flatten(0, 1) for t in (q, k))
         asked = self.read_norm(self._split(self.latents).transpose(0, 1))  # (H, L, D)
-        anchors = _angles(tables.anchors, batch)
+        anchors = spread_pair(tables.anchors, batch)
         asked = rotate(asked.expand(*q.shape[:3], -1, -1), anchors).repeat(1, 1, 1, tables.num_segments, 1)
         read = attend(asked.flatten(0, 1), key, value.flatten(0, 1).contiguous(),
                       bias=_per_group(tables.read, batch), second_order=second)  # (B * G, H, S * L, D)
         shape = (batch, q.shape[1], tables.num_segments, self.num_latents, self.width)
-        z = self.latents + read.transpose(1, 2).reshape(shape) * spread_batch(tables.present, batch)
+        z = self.latents + read.transpose(1, 2).reshape(shape) * spread(tables.present, batch)
         z = self._mix(z, tables, second)  # (B, G, S, L, C)
         pair = self.write(F.rms_norm(z, z.shape[-1:])).view(*q.shape[:2], -1, 2, self.heads, self.head_width)
         k, v = pair.transpose(2, 4).unbind(3)  # (B, G, H, S * L, D)
@@ -81,7 +81,7 @@ class Latent(Mixer):
         angles = None
         if tables.anchors is not None:
             cos, sin = (t[:, :, 0, 0].repeat_interleave(self.num_latents, 1)[:, None] for t in tables.anchors)
-            angles = spread_batch(cos, len(rows)), spread_batch(sin, len(rows))
+            angles = spread(cos, len(rows)), spread(sin, len(rows))
         y = attend(rotate(q, angles), rotate(k, angles), v.contiguous(), bias=_per_group(tables.mix, len(z)),
                    second_order=second)
         y = self.mix.out(y.transpose(1, 2).reshape(rows.shape))
@@ -102,7 +102,7 @@ class Latent(Mixer):
         """One sample, in loops over packed samples and groups."""
         lattice, (q, k, v) = folded.shape[1:-1], (t.flatten(0, -3) for t in self.tokens.split(folded[b]))
         def own(t: Tensor) -> Tensor:
-            return spread_batch(t, len(folded))[b if len(t) > 1 else 0].flatten(0, len(lattice) - 1)
+            return spread(t, len(folded))[b if len(t) > 1 else 0].flatten(0, len(lattice) - 1)
         weight, segment = (own(t) for t in _along_all(geometry, axes))  # (N,), (N,)
         table = _token_angles(geometry, axes, self.groups, self.head_width)
         still = weight.new_ones(len(q), self.head_width // 2)
@@ -176,17 +176,14 @@ def _make_tables(geometry: Geometry, axes: list[int], groups: int, num_latents: 
     return Tables(sizes, len(ids), (total > 0).to(total.dtype)[..., None, None], read, write, mix, tokens, anchors)
 
 
-def _angles(table: tuple[Tensor, Tensor] | None, batch: int) -> tuple[Tensor, Tensor] | None:
-    return None if table is None else (spread_batch(table[0], batch), spread_batch(table[1], batch))
-
-
 def _along_all(geometry: Geometry, axes: list[int]) -> tuple[Tensor, Tensor]:
     """Quadrature weight ``(B or 1, *lattice)`` and packed sample ``(1, *lattice)`` of every token."""
     lattice = [geometry.axes[i].size for i in axes]
     weight = geometry.axes[axes[0]].coord.new_ones(1, *lattice)
     segment = torch.zeros(1, *lattice, dtype=torch.long, device=weight.device)
     for place, index in enumerate(axes):
-        axis, view = geometry.axes[index], [-1 if p == place else 1 for p in range(len(axes))]
+        axis = geometry.axes[index]
+        view = [axis.size if p == place else 1 for p in range(len(axes))]
         own = axis.weights()
         weight = weight * own.view(len(own), *view)
         if axis.segment is not None:
@@ -218,7 +215,7 @@ def _even(w: Tensor) -> bool:
 
 def _per_group(bias: Tensor | None, batch: int) -> Tensor | None:
     """``(B or 1, G, …)`` → ``(B * G, …)``, as the rows of attention are."""
-    return None if bias is None else spread_batch(bias, batch).expand(batch, *bias.shape[1:]).flatten(0, 1)
+    return None if bias is None else spread(bias, batch).expand(batch, *bias.shape[1:]).flatten(0, 1)
 
 
 def _cut(t: Tensor, sizes: list[int]) -> Tensor:

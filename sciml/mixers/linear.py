@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import HeadNorm, Projections
+from sciml.mixers.rows import fold, spread, spread_pair, unfold
 from sciml.tokens import Axis
 
 BLOCK = 16
@@ -47,18 +50,19 @@ class Linear(Mixer):
         _samples(geometry, indices)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        indices = tuple(self.axes(geometry))
+        indices = tuple(self.acting(x, geometry))
         if not indices:
             return torch.zeros_like(x), state
-        q, k, v = (_tokens(t, indices) for t in self.projections.split(x))  # (R, H, N, D)
-        spread = q.shape[0] // x.shape[0]  # causal axes, folded into the batch
-        table, weight = geometry.rotary(indices, self.projections.head_width), _weights(geometry, indices)
-        if table is not None:
-            table = (_spread(table[0], spread), _spread(table[1], spread))
-        weight = _spread(weight[:, None, :, None], spread)
+        q, k, v = self._heads(x, indices)
+        table = spread_pair(geometry.rotary(indices, self.projections.head_width), q.shape[0])
+        weight = spread(_weights(geometry, indices)[:, None, :, None], q.shape[0])
         y = self._mix(q, k, v.to(q.dtype), weight, table, _samples(geometry, indices))
-        y = y.transpose(1, 2).flatten(-2)  # (R, N, C)
-        return self.projections.out(_lattice(y, x.shape, indices)), state
+        return self.projections.out(unfold(y.transpose(1, 2).flatten(-2), x.shape, indices)), state
+
+    def _heads(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(R, H, N, D)``: N tokens along `indices`, R samples times the other axes."""
+        q, k, v = self.projections.split(fold(x, indices).flatten(1, -2))
+        return q.transpose(1, 2).contiguous(), k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, weight: Tensor, table: tuple[Tensor, Tensor] | None,
              samples: Samples | None) -> Tensor:
@@ -77,9 +81,9 @@ class Linear(Mixer):
         indices = tuple(self.axes(geometry))
         if not indices:
             return torch.zeros_like(x)
-        q, k, v = (_tokens(t, indices) for t in self.projections.split(x))
+        q, k, v = self._heads(x, indices)
         table, weight = geometry.rotary(indices, self.projections.head_width), _weights(geometry, indices)
-        segment = _segment(geometry, indices)
+        segment = geometry.sample_of_token(indices)
         segment = torch.zeros(q.shape[2], dtype=torch.long) if segment is None else segment
         y, repeats = torch.zeros_like(v), q.shape[0] // x.shape[0]
         for row in range(q.shape[0]):
@@ -92,7 +96,7 @@ class Linear(Mixer):
                 at = (segment == sample).nonzero()[:, 0]
                 w, f, r = weight[min(b, len(weight) - 1), at], pairs[:, at][:, :, at], turned[:, at][:, :, at]
                 y[row, :, at] = self._of_pairs(f, r, v[row][:, at], w)
-        return self.projections.out(_lattice(y.transpose(1, 2).flatten(-2), x.shape, indices))
+        return self.projections.out(unfold(y.transpose(1, 2).flatten(-2), x.shape, indices))
 
     def _of_pairs(self, f: Tensor, r: Tensor, v: Tensor, w: Tensor) -> Tensor:
         sink = (f * w).sum(-1, keepdim=True)  # (H, n, 1) incoming flow
@@ -179,10 +183,8 @@ def _weights(geometry: Geometry, indices: tuple[int, ...]) -> Tensor:
 
 
 def _make_weights(geometry: Geometry, indices: tuple[int, ...]) -> Tensor:
-    bias, segment = geometry.key_bias(indices), _segment(geometry, indices)
-    tokens = 1
-    for i in indices:
-        tokens *= geometry.axes[i].size
+    bias, segment = geometry.key_bias(indices), geometry.sample_of_token(indices)
+    tokens = math.prod(geometry.axes[i].size for i in indices)
     weight = geometry.axes[indices[0]].coord.new_ones(1, tokens) if bias is None else bias.exp()
     if segment is None:
         return weight / weight.sum(1, keepdim=True)
@@ -190,20 +192,8 @@ def _make_weights(geometry: Geometry, indices: tuple[int, ...]) -> Tensor:
     return weight / sums[:, segment]
 
 
-def _segment(geometry: Geometry, indices: tuple[int, ...]) -> Tensor | None:
-    """``(N,)`` packed sample of every token of the flattened axes, or None."""
-    packed = geometry.packed_axis
-    if packed is None or packed not in indices:
-        return None
-    segment = geometry.axes[packed].segment
-    assert segment is not None
-    sizes = [geometry.axes[i].size for i in indices]
-    shape = [n if i == packed else 1 for i, n in zip(indices, sizes)]
-    return segment[0].view(shape).expand(sizes).flatten()
-
-
 def _samples(geometry: Geometry, indices: tuple[int, ...]) -> Samples | None:
-    return geometry.once(("linear samples", indices), lambda: _make_samples(_segment(geometry, indices)))
+    return geometry.once(("linear samples", indices), lambda: _make_samples(geometry.sample_of_token(indices)))
 
 
 def _make_samples(segment: Tensor | None) -> Samples | None:
@@ -216,25 +206,6 @@ def _make_samples(segment: Tensor | None) -> Samples | None:
     rank[order] = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[segment[order]]
     slot = (blocks.cumsum(0) - blocks)[segment] * BLOCK + rank
     return Samples(segment, slot, torch.arange(len(size), device=size.device).repeat_interleave(blocks), size)
-
-
-def _tokens(t: Tensor, indices: tuple[int, ...]) -> Tensor:
-    """``(B, *lattice, H, D)`` → contiguous ``(B * others, H, N, D)``, N over the axes `indices`."""
-    others = [i + 1 for i in range(t.ndim - 3) if i not in indices]
-    moved = t.permute(0, *others, t.ndim - 2, *(i + 1 for i in indices), t.ndim - 1)
-    return moved.flatten(len(others) + 2, -2).flatten(0, len(others)).contiguous()
-
-
-def _lattice(y: Tensor, shape: torch.Size, indices: tuple[int, ...]) -> Tensor:
-    """The inverse of `_tokens`, heads flattened: ``(B, *lattice, C)``."""
-    others = [i + 1 for i in range(len(shape) - 2) if i not in indices]
-    order = [0, *others, *(i + 1 for i in indices), len(shape) - 1]
-    return y.reshape([shape[i] for i in order]).permute(sorted(range(len(order)), key=order.__getitem__))
-
-
-def _spread(table: Tensor, repeats: int) -> Tensor:
-    """A table per sample for rows with other axes folded into the batch."""
-    return table if table.shape[0] == 1 or repeats == 1 else table.repeat_interleave(repeats, dim=0)
 
 
 PLUGIN = Linear

@@ -30,7 +30,7 @@ class Local(Mixer):
         return axis.kind != "set" and axis.segment is None
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         memory = None if state is None else dict(state)

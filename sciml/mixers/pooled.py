@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sciml.kernels.attend import attend
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry
-from sciml.mixers.groups import Cut, by_sample, folded_rotary, group_rows, log_weights, make_cut, out_of_groups, restore
+from sciml.mixers.groups import Cut, Grouping, Tables, by_sample, folded_rotary, log_weights
 from sciml.mixers.projections import Projections
 from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
-
-
-class PooledTables(NamedTuple):
-    """rotary: as of `groups.Tables`. bias: ``(G, Y or 1, 1, S + G)`` of own tokens, then regions; or None.
-
-    share: ``(G, Y or 1, S, 1)`` of a region's measure that its token has, or None where there is one region.
-    """
-
-    rotary: tuple[Tensor, Tensor] | None
-    bias: Tensor | None
-    share: Tensor | None
 
 
 class Pooled(Mixer):
@@ -43,42 +31,22 @@ class Pooled(Mixer):
 
     def __init__(self, width: int, heads: int, *, size: Annotated[int, Field(ge=2)] = 8) -> None:
         super().__init__(width, heads)
-        self.size = size
+        self.grouping = Grouping("pooled", size, make=make_tables)
         self.projections = Projections(width, heads)
 
     def admits(self, axis: Axis) -> bool:
         return both_ways(axis)
 
     def prepare(self, geometry: Geometry) -> None:
-        if self.axes(geometry):
-            self._tables(geometry, self._cut(geometry))
+        self.grouping.prepare(geometry, self.axes(geometry), self.projections)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        if not self.axes(geometry):
-            return torch.zeros_like(x), state
-        cut = self._cut(geometry)
-        tables = self._tables(geometry, cut)
-        (q, k, v), shape = group_rows(x, cut, tables.rotary, self.projections)
-        if tables.share is not None:
-            k, v = (torch.cat([t, _summaries(t, tables.share)], 2) for t in (k, v))  # (G, Y, S + G, D)
-        y = attend(q, k, v, bias=tables.bias, second_order=geometry.second_order)
-        return self.projections.out(restore(out_of_groups(y, cut, shape), cut)), state
-
-    def _cut(self, geometry: Geometry) -> Cut:
-        return make_cut(geometry, self.axes(geometry), self.size)
-
-    def _tables(self, geometry: Geometry, cut: Cut) -> PooledTables:
-        width = self.projections.head_width
-        return geometry.once(("pooled", self.size, self.heads, width),
-                             lambda: _make_tables(geometry, cut, self.heads, width))
+        return self.grouping.mix(x, geometry, self.acting(x, geometry), self.projections), state
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
-        axes = self.axes(geometry)
-        if not axes:
-            return torch.zeros_like(x)
-        region = torch.zeros(1, dtype=torch.long)
+        axes, region = self.axes(geometry), torch.zeros(1, dtype=torch.long)
         for n in (geometry.axes[i].size for i in axes):
-            count = -(-n // self.size)
+            count = -(-n // self.grouping.size)
             region = (region[:, None] * count + torch.arange(n) // -(-n // count)).flatten()
 
         def within(q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | float) -> Tensor:
@@ -104,23 +72,18 @@ class Pooled(Mixer):
         return by_sample(x, geometry, axes, self.projections, within)
 
 
-def _make_tables(geometry: Geometry, cut: Cut, heads: int, head_width: int) -> PooledTables:
+def make_tables(geometry: Geometry, cut: Cut, heads: int, head_width: int) -> Tables:
+    """As `groups.make_tables`, with keys for the other regions; one region alone sees only itself."""
     rotary, weight, groups = folded_rotary(geometry, cut, head_width), log_weights(geometry, cut, heads), cut.num_groups
     if groups == 1:
-        return PooledTables(rotary, None if weight is None else weight[:, :, None, :], None)
+        return Tables(rotary, None if weight is None else weight[:, :, None, :])
     if weight is None:
         weight = geometry.axes[cut.axes[0]].coord.new_zeros(groups, 1, cut.num_slots)
     total = weight.logsumexp(-1, keepdim=True)  # (G, Y or 1, 1)
     share = (weight - total.masked_fill(total.isneginf(), 0.0)).exp()  # an empty region shares nothing
     own = torch.eye(groups, dtype=torch.bool, device=weight.device)[:, None, None, :]
     others = total.permute(2, 1, 0)[:, :, None, :].expand(groups, -1, -1, -1).masked_fill(own, -math.inf)
-    return PooledTables(rotary, torch.cat([weight[:, :, None, :], others], -1), share[..., None])
-
-
-def _summaries(t: Tensor, share: Tensor) -> Tensor:
-    """Means over regions of ``(G, Y, S, D)``, given to every group: ``(G, Y, G, D)``."""
-    means = (share * t).sum(2).to(t.dtype)  # (G, Y, D)
-    return means.transpose(0, 1).expand(len(means), -1, -1, -1)
+    return Tables(rotary, torch.cat([weight[:, :, None, :], others], -1), share=share[..., None])
 
 
 PLUGIN = Pooled

@@ -49,7 +49,7 @@ class Radial(Mixer):
             _half_spectrum(geometry, axes)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         convolve = self._by_products if _is_dense(geometry, axes) else self._by_fft

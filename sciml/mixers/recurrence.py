@@ -7,21 +7,19 @@ it means the same on a finer lattice, on events at irregular times, and across p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sciml.mixers.contract import MixerState
 from sciml.mixers.geometry import Geometry
 from sciml.tokens import Axis
 
 FIRST_GAP = 1.0
 """Reference lengths for which the first index of a sample is held to have lasted: before it there is no link."""
-
-FORGET = -50.0
-"""Log decay that stands for none left, and the least one: e⁻⁵⁰ is nothing, yet far from float32's underflow."""
 
 BLOCK_BYTES = 1 << 19
 """Size of the part of the weights between indices that is worked on at a time, so that it stays in cache."""
@@ -80,7 +78,31 @@ def links(axis: Axis, before: Tensor | None = None, *, mirrored: bool = False) -
     return Links(gap, start & real, _last(coord, latest, before))
 
 
-def recall(geometry: Geometry, index: int, memory: Memory | None) -> tuple[Links, Tensor | None]:
+def one_way(axes: Iterable[Axis]) -> bool:
+    """Whether every axis with an order is causal: then no gain of a side is used."""
+    return all(axis.causal for axis in axes if ordered(axis))
+
+
+def over_axes(axes: list[int], geometry: Geometry, state: MixerState,
+              along: Callable[[int, Links, Tensor | None], tuple[Tensor, Tensor | None]]) -> tuple[Tensor, MixerState]:
+    """Σ over at least one axis of what `along(index, links, memory before)` gives with the memory after; the new state.
+
+    Only causal axes remember, and only with a state: there the links reach back to what came before.
+    """
+    memory: Memory | None = None if state is None else dict(state)
+    total: Tensor | None = None
+    for index in axes:
+        chain, first = _recall(geometry, index, memory)
+        y, last = along(index, chain, first)
+        if memory is not None and geometry.axes[index].causal:
+            assert last is not None
+            memory[index] = (last, chain.last)
+        total = y if total is None else total + y
+    assert total is not None
+    return total, None if memory is None else tuple(memory.items())
+
+
+def _recall(geometry: Geometry, index: int, memory: Memory | None) -> tuple[Links, Tensor | None]:
     """The links of an axis and, if it is causal and something is remembered of what came before, that memory."""
     axis = geometry.axes[index]
     if memory is not None and axis.causal:
@@ -179,8 +201,8 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tens
     """y_i = Σ_j w_ij (q_i · k_j) v_j with w_ij = gain_ij e^{−|b_i − b_j|} + rest_ij e^{b_c + |b_i − b_j|}.
 
     q, k, v ``(R, H, M, c, D)``; b ``(R, H, M, c)``, log decay since a chunk began, which falls with the index; gain,
-    rest ``(H or 1, c, c)``; rest: what comes the other way around a ring of c indices, or None. The weights are made
-    for a few rows at a time, in cache, and made anew for the backward pass instead of being kept. Any derivative;
+    rest ``(H or 1, M or 1, c, c)``; rest: what comes the other way around a ring of c indices, or None. The weights are
+    made for a few rows at a time, in cache, and made anew for the backward pass instead of being kept. Any derivative;
     compilers and autocast are handed the formula.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
@@ -192,9 +214,9 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tens
 def decayed_plain(q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor, rest: Tensor | None) -> Tensor:
     """`decayed` as a formula."""
     near, far = _decays(b, _signs(b), ring=rest is not None)
-    weights = near * gain[:, None]
+    weights = near * gain
     if far is not None and rest is not None:
-        weights = weights + far * rest[:, None]
+        weights = weights + far * rest
     return (q @ k.mT * weights) @ v
 
 
@@ -205,9 +227,9 @@ class _Decayed(torch.autograd.Function):
         y, signs = torch.empty_like(v), _signs(b)
         for part in _blocks(b):
             near, far = _decays(b[part], signs, ring=rest is not None)
-            weights = near.mul_(gain[:, None])
+            weights = near.mul_(gain)
             if far is not None and rest is not None:
-                weights.addcmul_(far, rest[:, None])
+                weights.addcmul_(far, rest)
             pairs = torch.bmm(_matrices(q[part]), _matrices(k[part]).mT).mul_(_matrices(weights))
             torch.bmm(pairs, _matrices(v[part]), out=_matrices(y[part]))
         return y
@@ -233,21 +255,21 @@ def _slopes(g: Tensor, q: Tensor, k: Tensor, v: Tensor, b: Tensor, gain: Tensor,
     for part in _blocks(b):
         own_q, own_k, own_v, own_g = (_matrices(t[part]) for t in (q, k, v, g))
         near, far = _decays(b[part], signs, ring=rest is not None)  # (r, H, M, c, c)
-        weights = near * gain[:, None]
+        weights = near * gain
         if far is not None and rest is not None:
-            weights.addcmul_(far, rest[:, None])
+            weights.addcmul_(far, rest)
         pairs, slope = torch.bmm(own_q, own_k.mT), torch.bmm(own_g, own_v.mT)  # (r H M, c, c)
         both = (pairs * slope).view(near.shape)
         torch.bmm(pairs.mul_(_matrices(weights)).mT, own_g, out=_matrices(dv[part]))
         slope.mul_(_matrices(weights))
         torch.bmm(slope, own_k, out=_matrices(dq[part]))
         torch.bmm(slope.mT, own_q, out=_matrices(dk[part]))
-        dgain += near.mul_(both).sum((0, 2)).sum_to_size(dgain.shape)
-        exponents = near.mul_(gain[:, None])
+        dgain += near.mul_(both).sum(0).sum_to_size(dgain.shape)
+        exponents = near.mul_(gain)
         end = None
         if far is not None and rest is not None and drest is not None:
-            drest += far.mul_(both).sum((0, 2)).sum_to_size(drest.shape)
-            end = far.mul_(rest[:, None]).sum((-1, -2))  # of b_c
+            drest += far.mul_(both).sum(0).sum_to_size(drest.shape)
+            end = far.mul_(rest).sum((-1, -2))  # of b_c
             exponents.sub_(far)
         exponents.mul_(signs)
         own_db = torch.sub(exponents.sum(-1), exponents.sum(-2), out=db[part])

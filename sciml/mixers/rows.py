@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,39 +28,36 @@ def axis_lattice(y: Tensor, shape: torch.Size, index: int) -> Tensor:
     return y.reshape(*others, *y.shape[1:]).movedim(-2, index + 1).flatten(-2)
 
 
-def spread(table: Tensor, shape: torch.Size, index: int) -> Tensor:
-    """A table ``(B or 1, 1, n, K)`` for rows ``(B * others, …)``."""
-    if table.shape[0] == 1:
+def spread(table: Tensor, rows: int) -> Tensor:
+    """A table ``(B or 1, …)`` for `rows` rows, B samples times the indices of the axes that have joined the batch."""
+    if table.shape[0] in (1, rows):
         return table
-    return table.repeat_interleave(shape[1:-2].numel() // shape[index + 1], dim=0)
+    return table.repeat_interleave(rows // table.shape[0], dim=0)
 
 
-def axis_bias(geometry: Geometry, index: int, shape: torch.Size) -> Tensor | None:
-    """Additive term of one axis's logits for rows ``(B * others, 1 or H, 1 or n, n)``, or None.
+def spread_pair(tables: tuple[Tensor, Tensor] | None, rows: int) -> tuple[Tensor, Tensor] | None:
+    """`spread` of cos and sin, if there are any."""
+    return None if tables is None else (spread(tables[0], rows), spread(tables[1], rows))
 
-    shape: of queries, ``(B, *lattice, H, D)``.
-    """
-    weight, pair = geometry.key_bias((index,)), geometry.pair_term((index,), shape[-2])
-    bias = None if weight is None else spread(weight[:, None, None, :], shape, index)
+
+def axis_bias(geometry: Geometry, index: int, rows: int, heads: int) -> Tensor | None:
+    """Additive term of one axis's logits, ``(rows or 1, 1 or H, 1 or n, n)``, or None."""
+    weight, pair = geometry.key_bias((index,)), geometry.pair_term((index,), heads)
+    bias = None if weight is None else spread(weight[:, None, None, :], rows)
     if pair is None:
         return bias
-    return spread(pair, shape, index) if bias is None else bias + spread(pair, shape, index)
+    return spread(pair, rows) if bias is None else bias + spread(pair, rows)
 
 
-def fold(x: Tensor, axes: list[int]) -> Tensor:
+def fold(x: Tensor, axes: Sequence[int]) -> Tensor:
     """``(B, *lattice, C)`` → ``(B * rest, *axes, C)``: axes that are not named join the batch."""
     rest = [i for i in range(x.ndim - 2) if i not in axes]
     return x.permute(0, *[i + 1 for i in rest], *[i + 1 for i in axes], x.ndim - 1).flatten(0, len(rest))
 
 
-def unfold(y: Tensor, shape: torch.Size, axes: list[int]) -> Tensor:
+def unfold(y: Tensor, shape: torch.Size, axes: Sequence[int]) -> Tensor:
     """The inverse of `fold`, to ``(*shape[:-1], C)``."""
     rest = [i for i in range(len(shape) - 2) if i not in axes]
     order = [0, *[i + 1 for i in rest], *[i + 1 for i in axes], len(shape) - 1]
     y = y.reshape(*[shape[i] for i in order[:-1]], y.shape[-1])
     return y.permute(sorted(range(len(shape)), key=order.__getitem__))
-
-
-def spread_batch(table: Tensor, batch: int) -> Tensor:
-    """A table ``(B or 1, …)`` for a folded batch ``B * rest``."""
-    return table if table.shape[0] == 1 else table.repeat_interleave(batch // table.shape[0], dim=0)

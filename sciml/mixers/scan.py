@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -13,16 +14,15 @@ from torch import Tensor, nn
 from sciml.mixers.contract import Mixer, MixerState, RoleGain
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.recurrence import (
-    FORGET,
     Links,
-    Memory,
     entering,
     geometric,
     in_chunks,
     links,
     links_of,
+    one_way,
     ordered,
-    recall,
+    over_axes,
     ring,
 )
 from sciml.mixers.rows import axis_lattice, axis_rows, spread
@@ -67,8 +67,7 @@ class Scan(Mixer):
         return ordered(axis)
 
     def parameters_of(self, axes: Sequence[Axis]) -> set[str]:
-        own = [axis for axis in axes if self.admits(axis)]
-        return super().parameters_of(axes) - ({"sides"} if all(axis.causal for axis in own) else set())
+        return super().parameters_of(axes) - ({"sides"} if one_way(axes) else set())
 
     def prepare(self, geometry: Geometry) -> None:
         for index in self.axes(geometry):
@@ -77,20 +76,18 @@ class Scan(Mixer):
                 links_of(geometry, index, mirrored=True)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        memory: Memory | None = None if state is None else dict(state)
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         u, gate, terms = self._project(x)
-        total: Tensor | None = None
-        for index in axes:
+
+        def along(index: int, chain: Links, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
             rows = [axis_rows(t.unsqueeze(-2), index)[:, 0] for t in terms]  # each (B * others, n, C or N)
-            y = self._along(index, rows, u.shape, geometry, memory)
-            y = self.gain(axis_lattice(y.unsqueeze(1), u.unsqueeze(-2).shape, index), geometry.role(index))
-            total = y if total is None else total + y
-        assert total is not None
-        y = self.out((total / len(axes) + self.skip * u) * F.silu(gate))
-        return y, None if memory is None else tuple(memory.items())
+            y, last = self._along(index, rows, geometry, chain, first)
+            return self.gain(axis_lattice(y.unsqueeze(1), u.unsqueeze(-2).shape, index), geometry.role(index)), last
+
+        total, state = over_axes(axes, geometry, state, along)
+        return self.out((total / len(axes) + self.skip * u) * F.silu(gate)), state
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """u, gate, and what is scanned: u, step ``(B, *lattice, C)``, B, C ``(B, *lattice, N)``."""
@@ -98,26 +95,21 @@ class Scan(Mixer):
         u, gate, step, b, c = self.enter(x).to(self.step.dtype).split(sizes, dim=-1)
         return u, gate, (u, F.softplus(step + self.step), b, c)
 
-    def _along(self, index: int, rows: list[Tensor], shape: torch.Size, geometry: Geometry,
-               memory: Memory | None) -> Tensor:
+    def _along(self, index: int, rows: list[Tensor], geometry: Geometry, chain: Links,
+               first: Tensor | None) -> tuple[Tensor, Tensor | None]:
         axis = geometry.axes[index]
-        chain, first = recall(geometry, index, memory)
-        past, last = self._one_side(rows, shape, index, chain, first, geometry)
+        past, last = self._one_side(rows, axis, chain, first)
         if axis.causal:
-            if memory is not None:
-                memory[index] = (last, chain.last)
-            return past
-        chain, mirrored = links_of(geometry, index, mirrored=True), [t.flip(1) for t in rows]
-        future, _ = self._one_side(mirrored, shape, index, chain, None, geometry)
-        return self.sides[0] * past + self.sides[1] * future.flip(1)
+            return past, last
+        mirrored = [t.flip(1) for t in rows]
+        future, _ = self._one_side(mirrored, axis, links_of(geometry, index, mirrored=True), None)
+        return self.sides[0] * past + self.sides[1] * future.flip(1), None
 
-    def _one_side(self, rows: list[Tensor], shape: torch.Size, index: int, chain: Links, first: Tensor | None,
-                  geometry: Geometry) -> tuple[Tensor, Tensor]:
+    def _one_side(self, rows: list[Tensor], axis: Axis, chain: Links, first: Tensor | None) -> tuple[Tensor, Tensor]:
         u, step, b, c = rows
-        axis, (gap, start) = geometry.axes[index], _per_row(chain, shape, index)
-        forget = None if axis.segment is None else start * FORGET
-        return selective(u, step * gap, b, c, self.log_rate.exp(), self.chunk, first, forget,
-                         closed=ring(axis) is not None)
+        gap, start = _per_row(chain, u.shape[0])
+        return selective(u, step * gap, b, c, self.log_rate.exp(), self.chunk, first,
+                         None if axis.segment is None else start, closed=ring(axis) is not None)
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         u, gate, terms = self._project(x)
@@ -128,7 +120,7 @@ class Scan(Mixer):
             for side in range(1 if axis.causal else 2):
                 chain = links(axis, mirrored=side == 1)
                 rows = [t.flip(1) for t in lines] if side else lines
-                columns = [self._arrive(i, rows, chain, u.shape, index, axis) for i in range(axis.size)]
+                columns = [self._arrive(i, rows, chain, axis) for i in range(axis.size)]
                 one = torch.stack(columns, 1)
                 y = y + (one if axis.causal else self.sides[side] * (one.flip(1) if side else one))
             y = axis_lattice(y.unsqueeze(1), u.unsqueeze(-2).shape, index)
@@ -137,10 +129,10 @@ class Scan(Mixer):
             return torch.zeros_like(x)
         return self.out((sum(outputs[1:], outputs[0]) / len(outputs) + self.skip * u) * F.silu(gate))
 
-    def _arrive(self, i: int, rows: list[Tensor], chain: Links, shape: torch.Size, index: int, axis: Axis) -> Tensor:
+    def _arrive(self, i: int, rows: list[Tensor], chain: Links, axis: Axis) -> Tensor:
         """y at index i, from an empty state step by step; on a ring from the state that a lap leaves as it was."""
         u, step, b, c = rows
-        (gap, start), n = _per_row(chain, shape, index), axis.size
+        (gap, start), n = _per_row(chain, u.shape[0]), axis.size
         h = u.new_zeros(len(u), self.num_states, self.width)
         lap = torch.ones_like(h)  # decay so far
         for t in range(i + 1) if ring(axis) is None else range(i + 1, i + n + 1):
@@ -153,35 +145,33 @@ class Scan(Mixer):
         return (h * c[:, i, :, None]).sum(1)
 
 
-def _per_row(chain: Links, shape: torch.Size, index: int) -> tuple[Tensor, Tensor]:
-    """Gaps and starts ``(R or 1, n, 1)`` for rows of a lattice `shape`."""
-    lattice = torch.Size([*shape[:-1], 1, 1])
-    return (spread(chain.gap[:, None, :, None], lattice, index)[:, 0],
-            spread(chain.start[:, None, :, None], lattice, index)[:, 0])
+def _per_row(chain: Links, rows: int) -> tuple[Tensor, Tensor]:
+    """Gaps and starts ``(rows or 1, n, 1)``."""
+    return spread(chain.gap[..., None], rows), spread(chain.start[..., None], rows)
 
 
 def selective(u: Tensor, tau: Tensor, b: Tensor, c: Tensor, rate: Tensor, chunk: int, first: Tensor | None = None,
-              forget: Tensor | None = None, *, closed: bool = False) -> tuple[Tensor, Tensor]:
+              start: Tensor | None = None, *, closed: bool = False) -> tuple[Tensor, Tensor]:
     """y_t = c_t · h_t, h_t = e^{−τ_t rate} h_{t−1} + (1 − e^{−τ_t rate}) b_t u_t, and the last h ``(R, N, C)``.
 
-    u, tau ``(R, n, C)``, b, c ``(R, n, N)``, rate ``(N, C)``; first: h before index 0, or None for 0; forget
-    ``(R or 1, n, 1)``: a log decay on top; closed: a ring, where h before index 0 is the last one. Long rows are cut
-    into chunks that are walked through side by side, first for what they leave behind and then, from the memory that
-    each is entered with, for y.
+    u, tau ``(R, n, C)``, b, c ``(R, n, N)``, rate ``(N, C)``; first: h before index 0, or None for 0; start
+    ``(R or 1, n, 1)``: True where h begins at 0 again; closed: a ring, where h before index 0 is the last one. Long
+    rows are cut into chunks that are walked through side by side, first for what they leave behind and then, from the
+    memory that each is entered with, for y.
     """
     rows, n = u.shape[:2]
     if rows >= MANY_ROWS and not torch.compiler.is_compiling():
         chunk = max(chunk, n)
     u, tau, b, c = (in_chunks(t, 1, chunk) for t in (u, tau, b, c))  # (R, M, c, …)
-    extra = None if forget is None else in_chunks(forget, 1, chunk).expand(rows, -1, -1, -1)
+    anew = None if start is None else in_chunks(start, 1, chunk).expand(rows, -1, -1, -1)
     parts = u.flatten(0, 1), tau.flatten(0, 1), b.flatten(0, 1), c.flatten(0, 1)  # (R * M, c, …)
-    keep = None if extra is None else extra.exp().flatten(0, 1)
+    keep = None if anew is None else (~anew).to(u.dtype).flatten(0, 1)
     if u.shape[1] == 1 and not closed:
         return walk(*parts, rate, first, keep)
     _, own = walk(*parts, rate, None, keep)
     whole = -tau.sum(2)[:, :, None] * rate  # (R, M, N, C)
-    if extra is not None:
-        whole = whole + extra.sum(2)[:, :, None]
+    if anew is not None:
+        whole = whole.masked_fill(anew.any(2)[:, :, None], -math.inf)
     enter, last = entering(own.view(whole.shape), whole, chunk, first)
     if closed:
         laps = whole.cumsum(1)

@@ -43,7 +43,7 @@ class Spectral(Mixer):
         return both_ways(axis) and axis.size > 1
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         total = torch.zeros_like(x)
         for index in axes:
             line = x.movedim(index + 1, -1)  # (B, *others, C, n)

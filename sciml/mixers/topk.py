@@ -13,7 +13,7 @@ from torch import Tensor
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry, rotate
 from sciml.mixers.projections import Projections
-from sciml.mixers.rows import fold, spread_batch, unfold
+from sciml.mixers.rows import fold, spread, spread_pair, unfold
 from sciml.tokens import Axis
 
 
@@ -43,7 +43,7 @@ class TopK(Mixer):
         geometry.rotary(axes, self.projections.head_width)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        axes = self.axes(geometry)
+        axes = self.acting(x, geometry)
         if not axes:
             return torch.zeros_like(x), state
         folded = fold(x, axes)  # (B', *admitted, C)
@@ -54,9 +54,7 @@ class TopK(Mixer):
         return unfold(y, x.shape, axes), state
 
     def _heads(self, folded: Tensor, geometry: Geometry, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        table = geometry.rotary(tuple(axes), self.projections.head_width)
-        if table is not None:
-            table = (spread_batch(table[0], len(folded)), spread_batch(table[1], len(folded)))
+        table = spread_pair(geometry.rotary(tuple(axes), self.projections.head_width), len(folded))
         q, k, v = (t.transpose(1, 2) for t in self.projections.split(folded.flatten(1, -2)))
         return rotate(q, table), rotate(k, table), v
 
@@ -101,18 +99,14 @@ class TopK(Mixer):
 
 def _bias(geometry: Geometry, axes: list[int], rows: slice, batch: int, pair: Tensor | None) -> Tensor | None:
     """Quadrature, segments and pair bias of some queries: broadcastable to ``(B, H, rows, N)``, or None."""
-    weight = geometry.key_bias(tuple(axes))
-    bias = None if weight is None else spread_batch(weight, batch)[:, None, None, :]
-    packed = geometry.packed_axis
-    if packed in axes:
-        segment = geometry.axes[packed].segment
-        assert segment is not None
-        shape = [geometry.axes[i].size for i in axes]
-        own = segment[0].view([-1 if i == packed else 1 for i in axes]).expand(shape).flatten()  # (N,)
-        apart = own.new_zeros((), dtype=geometry.axes[packed].coord.dtype).where(own[rows, None] == own, -math.inf)
+    weight, sample = geometry.key_bias(tuple(axes)), geometry.sample_of_token(tuple(axes))
+    bias = None if weight is None else spread(weight, batch)[:, None, None, :]
+    if sample is not None:
+        none = geometry.axes[axes[0]].coord.new_zeros(())
+        apart = none.where(sample[rows, None] == sample, -math.inf)
         bias = apart if bias is None else bias + apart
     if pair is not None:
-        pair = spread_batch(pair, batch)[:, :, rows]
+        pair = spread(pair, batch)[:, :, rows]
         bias = pair if bias is None else bias + pair
     return bias
 

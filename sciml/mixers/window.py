@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciml.mixers.contract import Mixer, MixerState
 from sciml.mixers.geometry import Geometry
-from sciml.mixers.groups import Cut, Tables, attend_by_labels, attend_in_groups, make_cut, make_tables
+from sciml.mixers.groups import Grouping, attend_by_labels
 from sciml.mixers.projections import Projections
 from sciml.mixers.rows import both_ways
 from sciml.tokens import Axis
@@ -27,40 +27,25 @@ class Window(Mixer):
 
     def __init__(self, width: int, heads: int, *, size: Annotated[int, Field(ge=2)] = 8, shift: bool = False) -> None:
         super().__init__(width, heads)
-        self.size, self.shift = size, shift
+        self.grouping = Grouping("window", size, shift=shift)
         self.projections = Projections(width, heads)
 
     def admits(self, axis: Axis) -> bool:
         return both_ways(axis)
 
     def prepare(self, geometry: Geometry) -> None:
-        if self.axes(geometry):
-            self._tables(geometry, self._cut(geometry))
+        self.grouping.prepare(geometry, self.axes(geometry), self.projections)
 
     def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
-        if not self.axes(geometry):
-            return torch.zeros_like(x), state
-        cut = self._cut(geometry)
-        return attend_in_groups(x, geometry, cut, self._tables(geometry, cut), self.projections), state
-
-    def _cut(self, geometry: Geometry) -> Cut:
-        return make_cut(geometry, self.axes(geometry), self.size, shift=self.shift)
-
-    def _tables(self, geometry: Geometry, cut: Cut) -> Tables:
-        width = self.projections.head_width
-        return geometry.once(("window", self.size, self.shift, self.heads, width),
-                             lambda: make_tables(geometry, cut, self.heads, width))
+        return self.grouping.mix(x, geometry, self.acting(x, geometry), self.projections), state
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
-        axes = self.axes(geometry)
-        if not axes:
-            return torch.zeros_like(x)
-        labels = []
+        axes, labels = self.axes(geometry), []
         for i in axes:
             n = geometry.axes[i].size
-            count = -(-n // self.size)
+            count = -(-n // self.grouping.size)
             length = -(-n // count)
-            token = torch.arange(n) - (length // 2 if self.shift and count > 1 else 0)
+            token = torch.arange(n) - (length // 2 if self.grouping.shift and count > 1 else 0)
             if geometry.axes[i].period is not None:
                 token = token % (count * length)
             labels.append(token // length)

@@ -116,8 +116,7 @@ class Operator(nn.Module):
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
         x = port.stem(padded, sizes).to(batch.values.dtype)  # (B, *tokens, width); never in reduced precision
         geometry = Geometry(port.stem.axes(padded.axes, sizes), second_order, _pair_bias(port, padded))
-        packed = batch.packed_axis is not None
-        eagerly = self.compiled and (second_order or packed or cache is not None)
+        eagerly = self.compiled and runs_eagerly(batch, cache, second_order)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
         given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)
@@ -185,6 +184,11 @@ def _pair_bias(port: Ports, batch: TokenBatch) -> Callable[[int], Tensor] | None
         return made[heads]
 
     return bias
+
+
+def runs_eagerly(batch: TokenBatch, cache: Cache | None = None, second_order: bool = False) -> bool:
+    """Whether blocks that are compiled run eagerly all the same: second derivatives, cached steps, packed samples."""
+    return second_order or cache is not None or batch.packed_axis is not None
 
 
 def count_parameters(module: nn.Module) -> int:

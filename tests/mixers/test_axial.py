@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from sciml.tokens import Axis, space, time
 VARIANTS: list[dict[str, Any]] = [{"chained": True}, {"projections": "separate"},
                                   {"chained": True, "projections": "separate"}]
 WIDTH, HEADS = 16, 2
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def make(options: dict[str, Any]) -> Mixer:

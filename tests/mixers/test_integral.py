@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from mixer_laws import (
+    assert_a_cell_may_be_cut,
+    assert_a_permuted_set_is_permuted,
+    assert_autocast_is_near,
+    assert_equals_reference,
+    assert_only_relative_coordinates_matter,
+    assert_padding_is_not_seen,
+)
 from torch import Tensor
 
 from sciml.mixers.contract import make_mixer
@@ -16,13 +23,6 @@ from sciml.mixers.integral import Integral
 from sciml.tokens import Axis, space
 
 WIDTH, HEADS = 16, 2  # rows of at least 2 · 8 keys are applied as q (kᵀ v)
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def make(chained: bool = False, width: int = WIDTH) -> Integral:
@@ -59,14 +59,8 @@ def mixed_lattice() -> tuple[Tensor, tuple[Axis, ...]]:
 @pytest.mark.parametrize("chained", [False, True])
 def test_both_forms_of_a_kernel_equal_the_reference_and_so_do_gradients(chained: bool) -> None:
     mixer, (x, axes) = make(chained), mixed_lattice()
-    both = []
-    for run in (lambda t: mixer(t, Geometry(axes))[0], lambda t: mixer.reference(t, Geometry(axes))):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        both.append((y.detach(), *torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()])))
-    for fast, slow in zip(*both, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
-    assert all((slope != 0).any() for slope in both[0][2:]), "every parameter is used"
+    slopes = assert_equals_reference(mixer, x, Geometry(axes), 1e-10)
+    assert all((slope != 0).any() for slope in slopes), "every parameter is used"
 
 
 @pytest.mark.parametrize("chained", [False, True])
@@ -111,41 +105,25 @@ def test_one_axis_alone_is_the_same_in_parallel_and_chained(n: int) -> None:
 @pytest.mark.parametrize("chained", [False, True])
 @pytest.mark.parametrize("width", [0, 1, 3])
 def test_a_permuted_set_gives_a_permuted_result(chained: bool, width: int) -> None:
-    mixer, order = make(chained), torch.randperm(20)
     points = Axis("points", "set", torch.rand(1, 20, width), measure=torch.rand(1, 20))
-    x = torch.randn(2, 20, 3, WIDTH)
-    moved = replace(points, coord=points.coord[:, order], measure=points.weights()[:, order])
-    y, other = mixer(x, Geometry((points, uneven("y", 3))))[0], mixer(x[:, order], Geometry((moved, uneven("y", 3))))[0]
-    torch.testing.assert_close(other, y[:, order])
+    assert_a_permuted_set_is_permuted(make(chained), points, WIDTH, (uneven("y", 3),))
 
 
 @pytest.mark.parametrize("chained", [False, True])
 def test_cells_of_measure_zero_are_not_seen(chained: bool) -> None:
-    mixer, axes = make(chained), (uneven("x", 16), uneven("y", 3))
-    x = torch.randn(1, 16, 3, WIDTH)
-    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, 4, 1)], 1),
-                     measure=torch.cat([axes[0].weights(), torch.zeros(1, 4)], 1))
-    padded = mixer(torch.cat([x, torch.randn(1, 4, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0]
-    torch.testing.assert_close(padded[:, :16], mixer(x, Geometry(axes))[0])
+    axes = (uneven("x", 16), uneven("y", 3))
+    assert_padding_is_not_seen(make(chained), torch.randn(1, 16, 3, WIDTH), axes, 4)
 
 
 @pytest.mark.parametrize("chained", [False, True])
 def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(chained: bool) -> None:
-    mixer = make(chained)
-    axis, other = replace(uneven("x", 4), measure=torch.tensor([[0.2, 0.4, 0.1, 0.3]])), uneven("y", 3)
-    x, cut = torch.randn(2, 4, 3, WIDTH), torch.tensor([0, 1, 1, 2, 3])
-    finer = replace(axis, coord=axis.coord[:, cut], measure=torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.3]]))
-    whole = mixer(x, Geometry((axis, other)))[0]
-    torch.testing.assert_close(mixer(x[:, cut], Geometry((finer, other)))[0], whole[:, cut])
+    assert_a_cell_may_be_cut(make(chained), WIDTH, (uneven("y", 3),))
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_only_relative_coordinates_matter(width: int) -> None:
-    mixer, axis = make(), Axis("points", "set", torch.rand(2, 5, width))
-    x, away = torch.randn(2, 5, WIDTH), torch.randn(1, 1, width)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + away),)))[0], here)
-    assert not torch.allclose(mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0], here)
+    points = Axis("points", "set", torch.rand(2, 5, width))
+    assert_only_relative_coordinates_matter(make(), torch.randn(2, 5, WIDTH), points)
 
 
 def test_a_shift_on_a_periodic_axis_shifts_the_result() -> None:
@@ -192,8 +170,4 @@ def test_autocast_is_close_and_options_come_from_a_recipe() -> None:
     assert isinstance(mixer, Integral)
     assert mixer.chained
     axes = tuple(space(n, (torch.arange(40) / 40).float()) for n in "xy")
-    x = torch.randn(1, 40, 40, 32, dtype=torch.float32)
-    exact = mixer(x, Geometry(axes))[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = mixer(x, Geometry(axes))[0]
-    assert (rough.float() - exact).norm() / exact.norm() < 0.05
+    assert_autocast_is_near(mixer, torch.randn(1, 40, 40, 32, dtype=torch.float32), axes)

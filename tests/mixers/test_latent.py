@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from mixer_laws import (
+    assert_a_cell_may_be_cut,
+    assert_a_permuted_set_is_permuted,
+    assert_autocast_is_near,
+    assert_equals_reference,
+    assert_only_relative_coordinates_matter,
+    assert_packed_samples_are_apart,
+    lengthened,
+    noise,
+    random,
+)
 from torch import Tensor
 
 from sciml.errors import InputError
@@ -20,20 +30,9 @@ WIDTH, HEADS = 16, 2
 GROUPS = (0, 2, 3)
 
 
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def make(groups: int, num_latents: int = 3) -> Latent:
     torch.manual_seed(0)
     return Latent(WIDTH, HEADS, num_latents=num_latents, groups=groups)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def lattice(kind: str) -> tuple[Tensor, tuple[Axis, ...]]:
@@ -49,8 +48,7 @@ def lattice(kind: str) -> tuple[Tensor, tuple[Axis, ...]]:
                           replace(wave, measure=torch.tensor([[1.0, 2.0, 1.0, 0.0, 0.0, 0.0]]))),
         "causal": (Axis("t", "time", random(1, 3, 1).cumsum(1), causal=True), line, own),
     }[kind]
-    batch = max(len(axis.coord) for axis in axes)
-    return torch.randn(batch, *(a.size for a in axes), WIDTH, generator=torch.Generator().manual_seed(3)), axes
+    return noise(axes, WIDTH), axes
 
 
 KINDS = ("line", "plane", "cube", "padded", "set", "packed", "packed padded", "causal")
@@ -60,14 +58,8 @@ KINDS = ("line", "plane", "cube", "padded", "set", "packed", "packed padded", "c
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_its_reference_and_its_gradients_do(kind: str, groups: int) -> None:
     mixer, (x, axes) = make(groups), lattice(kind)
-    both = []
-    for run in (lambda t: mixer(t, Geometry(axes))[0], lambda t: mixer.reference(t, Geometry(axes))):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        both.append((y.detach(), *torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()])))
-    for fast, slow in zip(*both, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    assert all((slope != 0).any() for slope in both[0][2:]), "every parameter is used"
+    slopes = assert_equals_reference(mixer, x, Geometry(axes))
+    assert all((slope != 0).any() for slope in slopes), "every parameter is used"
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -80,23 +72,17 @@ def test_second_derivatives_with_groups(groups: int) -> None:
 
 
 def test_a_permuted_set_gives_a_permuted_result_whatever_the_groups() -> None:
-    order = torch.randperm(7)
     points = Axis("points", "set", random(1, 7, 3), measure=random(1, 7, seed=1))
-    moved = replace(points, coord=points.coord[:, order], measure=points.weights()[:, order])
-    other, x = space("x", torch.arange(5.0)), torch.randn(2, 7, 5, WIDTH)
     for groups in GROUPS:
-        mixer = make(groups)
-        y = mixer(x, Geometry((points, other)))[0]
-        torch.testing.assert_close(mixer(x[:, order], Geometry((moved, other)))[0], y[:, order])
+        assert_a_permuted_set_is_permuted(make(groups), points, WIDTH, (space("x", torch.arange(5.0)),))
 
 
 @pytest.mark.parametrize("groups", GROUPS)
 def test_cells_of_measure_zero_are_not_seen(groups: int) -> None:
     mixer, axes = make(groups), (space("x", torch.tensor([0.0, 0.2, 0.5, 0.9])), space("y", torch.arange(3.0)))
     x = torch.randn(1, 4, 3, WIDTH)
-    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, 5, 1)], 1),
-                     measure=torch.cat([axes[0].weights(), torch.zeros(1, 5)], 1))
-    outputs = [mixer(torch.cat([x, torch.randn(1, 5, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0] for _ in range(2)]
+    longer = Geometry((lengthened(axes[0], 5), axes[1]))
+    outputs = [mixer(torch.cat([x, torch.randn(1, 5, 3, WIDTH)], 1), longer)[0] for _ in range(2)]
     assert all(y.isfinite().all() for y in outputs)
     torch.testing.assert_close(outputs[0][:, :4], outputs[1][:, :4])
     if groups in (0, 2):  # 3 does not divide 4: then a group gets other members
@@ -104,11 +90,7 @@ def test_cells_of_measure_zero_are_not_seen(groups: int) -> None:
 
 
 def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing() -> None:
-    mixer, coord = make(0), torch.tensor([0.0, 0.3, 0.7, 0.9])
-    axis = Axis("x", "space", coord[None, :, None], measure=torch.tensor([[0.2, 0.4, 0.1, 0.3]]))
-    x, cut = torch.randn(2, 4, WIDTH), torch.tensor([0, 1, 1, 2, 3])
-    finer = replace(axis, coord=axis.coord[:, cut], measure=torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.3]]))
-    torch.testing.assert_close(mixer(x[:, cut], Geometry((finer,)))[0], mixer(x, Geometry((axis,)))[0][:, cut])
+    assert_a_cell_may_be_cut(make(0), WIDTH)
 
 
 def test_converges_with_second_order_as_an_uneven_axis_is_refined() -> None:
@@ -125,21 +107,12 @@ def test_converges_with_second_order_as_an_uneven_axis_is_refined() -> None:
 
 @pytest.mark.parametrize("groups", GROUPS)
 def test_packed_samples_do_not_see_each_other(groups: int) -> None:
-    mixer, segment = make(groups), torch.tensor([[0, 0, 0, 1, 1]])
-    axis, line = Axis("atoms", "set", random(1, 5, 3), segment=segment), space("x", torch.arange(4.0))
-    x = torch.randn(1, 5, 4, WIDTH)
-    together = mixer(x, Geometry((axis, line)))[0]
-    for part in (slice(0, 3), slice(3, 5)):
-        own = replace(axis, coord=axis.coord[:, part], segment=segment[:, part] * 0)
-        torch.testing.assert_close(together[:, part], mixer(x[:, part], Geometry((own, line)))[0])
+    assert_packed_samples_are_apart(make(groups), WIDTH, (space("x", torch.arange(4.0)),))
 
 
 def test_groups_know_relative_positions_only() -> None:
-    mixer, axis = make(3), Axis("x", "space", random(2, 7, 1).cumsum(1))
-    x = torch.randn(2, 7, WIDTH)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + 0.37),)))[0], here)
-    assert not torch.allclose(mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0], here)
+    axis = Axis("x", "space", random(2, 7, 1).cumsum(1))
+    assert_only_relative_coordinates_matter(make(3), torch.randn(2, 7, WIDTH), axis)
 
 
 def test_a_shift_by_a_group_on_a_periodic_axis_shifts_the_result() -> None:
@@ -171,8 +144,4 @@ def test_options_are_checked_and_autocast_is_close() -> None:
         make_mixer("latent", {"num_latents": 0}, 16, 2)
     mixer = make_mixer("latent", {"num_latents": 8, "groups": 4}, 32, 2).float()
     axes = tuple(space(n, (torch.arange(10) / 10).float()) for n in "xy")
-    x = torch.randn(1, 10, 10, 32, dtype=torch.float32)
-    exact = mixer(x, Geometry(axes))[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = mixer(x, Geometry(axes))[0]
-    assert (rough.float() - exact).norm() / exact.norm() < 0.05
+    assert_autocast_is_near(mixer, torch.randn(1, 10, 10, 32, dtype=torch.float32), axes)

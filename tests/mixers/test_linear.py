@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from mixer_laws import (
+    assert_a_cell_may_be_cut,
+    assert_a_permuted_set_is_permuted,
+    assert_autocast_is_near,
+    assert_only_relative_coordinates_matter,
+)
 from torch import Tensor
 
 from sciml.errors import InputError
@@ -18,13 +23,6 @@ from sciml.tokens import Axis, space, time
 
 KINDS = ("flow", "normalised", "elu")
 WIDTH, HEADS = 8, 2
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def make(kind: str, seed: int = 0) -> Mixer:
@@ -107,11 +105,7 @@ def test_cells_of_measure_zero_are_not_seen(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(kind: str) -> None:
-    mixer = make(kind)
-    axis = Axis("x", "space", torch.tensor([[[0.0], [0.3], [0.7]]]), measure=torch.tensor([[0.2, 0.4, 0.1]]))
-    x, cut = torch.randn(2, 3, WIDTH), torch.tensor([0, 1, 1, 2])
-    finer = replace(axis, coord=axis.coord[:, cut], measure=torch.tensor([[0.2, 0.2, 0.2, 0.1]]))
-    torch.testing.assert_close(mixer(x[:, cut], Geometry((finer,)))[0], mixer(x, Geometry((axis,)))[0][:, cut])
+    assert_a_cell_may_be_cut(make(kind), WIDTH)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,15 +122,9 @@ def test_refining_an_uneven_axis_converges_at_second_order(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_relative_coordinates_matter_and_they_do(kind: str) -> None:
-    mixer = make(kind)
-    axis = Axis("points", "set", torch.rand(2, 5, 3))
-    x, away = torch.randn(2, 5, WIDTH), torch.randn(1, 1, 3)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + away),)))[0], here)
-    assert not torch.allclose(mixer(x, Geometry((replace(axis, coord=axis.coord / 2),)))[0], here)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    shuffled = mixer(x[:, order], Geometry((replace(axis, coord=axis.coord[:, order]),)))[0]
-    torch.testing.assert_close(shuffled, here[:, order])
+    mixer, points = make(kind), Axis("points", "set", torch.rand(2, 5, 3))
+    assert_only_relative_coordinates_matter(mixer, torch.randn(2, 5, WIDTH), points)
+    assert_a_permuted_set_is_permuted(mixer, points, WIDTH)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,10 +159,7 @@ def test_bfloat16_autocast_is_near(kind: str) -> None:
     mixer, (x, axes) = make(kind).float(), lattice("packed")
     single = tuple(replace(a, coord=a.coord.float(), period=None if a.period is None else a.period.float(),
                            measure=None if a.measure is None else a.measure.float()) for a in axes)
-    expected = mixer(x.float(), Geometry(single))[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = mixer(x.float(), Geometry(single))[0]
-    assert (y.float() - expected).norm() < 0.05 * expected.norm()
+    assert_autocast_is_near(mixer, x.float(), single)
 
 
 def test_a_causal_axis_is_not_its_own() -> None:

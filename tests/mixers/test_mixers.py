@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixer_laws import (
+    FLASH,
+    Ops,
+    assert_a_cell_may_be_cut,
+    assert_equals_reference,
+    assert_only_relative_coordinates_matter,
+    assert_packed_samples_are_apart,
+    assert_padding_is_not_seen,
+    assert_second_derivatives_equal,
+    value_and_slopes,
+)
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sciml import registry
 from sciml.errors import InputError
 from sciml.kernels.attend import attend, attend_plain
 from sciml.mixers.contract import Mixer
 from sciml.mixers.geometry import Geometry
-from sciml.tokens import Axis, AxisKind, map_tensors, space
+from sciml.tokens import Axis, AxisKind, map_tensors, space, time
 
 NAMES = registry.names("sciml.mixers")
 ATTENTION = ("axial", "full")
 WIDTH, HEADS = 16, 2
-FLASH = "aten._scaled_dot_product_flash_attention_for_cpu"
 
 # neuraloperator's SpectralConv computes in complex64 whatever it is given: single precision is all there is to compare.
 TOLERANCE = {"spectral": 1e-5}
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def make(name: str, seed: int = 0) -> Mixer:
@@ -84,24 +85,12 @@ def fitting(name: str, geometry: Geometry) -> Geometry:
     return Geometry(tuple(replace(axis, causal=False) for axis in geometry.axes))
 
 
-def value_and_slopes(run: Callable[[Tensor], Tensor], x: Tensor, mixer: Mixer) -> list[Tensor]:
-    leaf = x.clone().requires_grad_()
-    y = run(leaf)
-    slopes = torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()], allow_unused=True,
-                                 materialize_grads=True) if y.requires_grad else ()
-    return [y.detach(), *slopes]
-
-
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(lattice=lattices())
 def test_equals_its_reference_and_its_gradients_do(name: str, lattice: tuple[Tensor, Geometry]) -> None:
     mixer, x, geometry = make(name), lattice[0], fitting(name, lattice[1])
-    both = [value_and_slopes(run, x, mixer)
-            for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry))]
-    assert both[0][0].shape == x.shape
-    for fast, slow in zip(*both, strict=True):
-        assert_close(name, fast, slow)
+    assert_equals_reference(mixer, x, geometry, TOLERANCE.get(name, 1e-9))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,6 +145,43 @@ def test_a_sample_of_nothing_but_padding_gives_numbers_and_spoils_no_other(name:
     assert all(t.isfinite().all() for t in (y, *slopes))
 
 
+def lattice_of(kind: str, batch: int) -> tuple[Axis, ...]:
+    """Axes of some kinds, for that many samples where they have coordinates of their own."""
+    line, far = space("x", torch.arange(5) / 5, period=1.0), space("x", torch.arange(100) / 100)
+    variates, history = Axis("variate", "set", torch.zeros(1, 3, 0)), time("t", torch.arange(4.0), causal=True)
+    own = Axis("y", "space", torch.rand(batch, 7, 1).cumsum(1), measure=0.1 + torch.rand(batch, 7))
+    one = space("z", torch.zeros(1))
+    one_own, one_step, one_name = (map_tensors(axis, lambda t: t[:, :1]) for axis in (own, history, variates))
+    return {"line": (line,), "plane": (line, space("y", torch.rand(6).cumsum(0))), "far": (far,), "own": (line, own),
+            "measured": (replace(own, coord=torch.rand(1, 7, 1)), variates), "causal": (history,), "one": (one,),
+            "one periodic": (replace(one, period=torch.ones(1)),), "one of its own": (one_own,),
+            "one step": (one_step,), "one between": (variates, one, line), "one before": (one, own),
+            "ones": (one, one_own, one_name),
+            "one of a pack": (Axis("atoms", "set", torch.rand(1, 1, 3), segment=torch.zeros(1, 1, dtype=torch.long)),),
+            }[kind]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["line", "plane", "far", "own", "measured", "causal", "one"])
+def test_a_batch_of_no_samples_gives_one(name: str, kind: str) -> None:
+    mixer, geometry = make(name), Geometry(lattice_of(kind, 0))
+    x = torch.randn(0, *(axis.size for axis in geometry.axes), WIDTH)
+    mixer.prepare(geometry)
+    assert mixer(x, geometry)[0].shape == x.shape
+    y, state = mixer(x, geometry, ())
+    assert y.shape == x.shape
+    assert mixer(x, geometry, state)[0].shape == x.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["one", "one periodic", "one of its own", "one step", "one between", "one before",
+                                  "ones", "one of a pack"])
+def test_an_axis_of_one_token_is_an_axis(name: str, kind: str) -> None:
+    mixer, geometry = make(name), Geometry(lattice_of(kind, 2))
+    x = torch.randn(1 if "pack" in kind else 2, *(axis.size for axis in geometry.axes), WIDTH)
+    assert_equals_reference(mixer, x, geometry, TOLERANCE.get(name, 1e-9))
+
+
 @pytest.mark.parametrize("name", ["window", "dilated", "pooled", "local", "radial", "spectral"])
 @pytest.mark.parametrize("kind", ["space", "time"])
 def test_what_has_no_segments_leaves_packed_axes_alone(name: str, kind: AxisKind) -> None:
@@ -175,15 +201,8 @@ def test_what_has_no_segments_leaves_packed_axes_alone(name: str, kind: AxisKind
 def test_second_derivatives_equal_the_references(name: str, periodic: bool) -> None:
     mixer = make(name)
     axes = (space("x", torch.arange(5) / 5, period=1.0 if periodic else None), space("y", torch.arange(4) / 4.0))
-    both = []
-    for run in (lambda t: mixer(t, Geometry(axes, second_order=True))[0],
-                lambda t: mixer.reference(t, Geometry(axes, second_order=True))):
-        x = torch.randn(2, 5, 4, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        first, = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
-        both.append(torch.autograd.grad(first.square().sum(), [x, *mixer.parameters()]))
-    for fast, slow in zip(*both, strict=True):
-        scale = slow.abs().max()
-        assert_close(name, fast / scale, slow / scale)
+    x = torch.randn(2, 5, 4, WIDTH, generator=torch.Generator().manual_seed(1))
+    assert_second_derivatives_equal(mixer, x, Geometry(axes, second_order=True), TOLERANCE.get(name, 1e-9))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in TOLERANCE])
@@ -214,37 +233,20 @@ def test_state_dict_does_not_depend_on_rank(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_cells_of_measure_zero_are_not_seen(name: str) -> None:
-    mixer = make(name)
     axes = (space("x", torch.tensor([0.0, 0.2, 0.5, 0.9])), space("y", torch.arange(3.0)))
-    x = torch.randn(1, 4, 3, WIDTH)
-    alone = mixer(x, Geometry(axes))[0]
-    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, 2, 1)], 1),
-                     measure=torch.cat([axes[0].weights(), torch.zeros(1, 2)], 1))
-    padded = mixer(torch.cat([x, torch.randn(1, 2, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0]
-    torch.testing.assert_close(padded[:, :4], alone)
+    assert_padding_is_not_seen(make(name), torch.randn(1, 4, 3, WIDTH), axes, 2)
 
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(name: str) -> None:
-    mixer = make(name)
-    coord = torch.tensor([0.0, 0.3, 0.7, 0.9])
-    axis = Axis("x", "space", coord[None, :, None], measure=torch.tensor([[0.2, 0.4, 0.1, 0.3]]))
-    x = torch.randn(2, 4, WIDTH)
-    cut = torch.tensor([0, 1, 1, 2, 3])
-    finer = replace(axis, coord=axis.coord[:, cut], measure=torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.3]]))
-    torch.testing.assert_close(mixer(x[:, cut], Geometry((finer,)))[0], mixer(x, Geometry((axis,)))[0][:, cut])
+    assert_a_cell_may_be_cut(make(name), WIDTH)
 
 
 @pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize("width", [1, 3])
 def test_only_relative_coordinates_matter(name: str, width: int) -> None:
-    mixer = make(name)
-    axis = Axis("points", "set", torch.rand(2, 5, width))
-    x, away = torch.randn(2, 5, WIDTH), torch.randn(1, 1, width)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + away),)))[0], here)
-    nearer = mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0]
-    assert not torch.allclose(nearer, here), "positions must matter at all"
+    points = Axis("points", "set", torch.rand(2, 5, width))
+    assert_only_relative_coordinates_matter(make(name), torch.randn(2, 5, WIDTH), points)
 
 
 @pytest.mark.parametrize("name", ATTENTION)
@@ -258,14 +260,7 @@ def test_a_whole_period_is_no_distance(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_packed_samples_do_not_see_each_other(name: str) -> None:
-    mixer = make(name)
-    segment = torch.tensor([[0, 0, 0, 1, 1]])
-    axis = Axis("atoms", "set", torch.rand(1, 5, 3), segment=segment)
-    x = torch.randn(1, 5, WIDTH)
-    together = mixer(x, Geometry((axis,)))[0]
-    for part in (slice(0, 3), slice(3, 5)):
-        own = replace(axis, coord=axis.coord[:, part], segment=segment[:, part] * 0)
-        torch.testing.assert_close(together[:, part], mixer(x[:, part], Geometry((own,)))[0])
+    assert_packed_samples_are_apart(make(name), WIDTH)
 
 
 @pytest.mark.parametrize("name", ATTENTION)
@@ -337,18 +332,6 @@ def test_full_refuses_a_causal_axis_among_others() -> None:
     axes = (Axis("variate", "set", torch.zeros(1, 3, 0)), Axis("time", "time", torch.rand(1, 4, 1), causal=True))
     with pytest.raises(InputError, match="a causal axis among 2"):
         make("full")(torch.randn(1, 3, 4, WIDTH), Geometry(axes))
-
-
-class Ops(TorchDispatchMode):
-    """Names of the operations that were run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.add(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ATTENTION)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from mixer_laws import (
+    assert_a_permuted_set_is_permuted,
+    assert_autocast_is_near,
+    assert_equals_reference,
+    assert_only_relative_coordinates_matter,
+    assert_packed_samples_are_apart,
+    assert_padding_is_not_seen,
+    noise,
+    random,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,20 +29,9 @@ from sciml.tokens import Axis, space
 WIDTH, HEADS = 16, 2
 
 
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def make(num_keys: int, block: int = 4) -> TopK:
     torch.manual_seed(0)
     return TopK(WIDTH, HEADS, num_keys=num_keys, block=block)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def lattice(kind: str) -> tuple[Tensor, tuple[Axis, ...]]:
@@ -45,23 +43,16 @@ def lattice(kind: str) -> tuple[Tensor, tuple[Axis, ...]]:
         "padded": (replace(line, measure=torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.0]])),),
         "packed plane": (line, atoms), "causal": (Axis("t", "time", random(1, 3, 1), causal=True), line, own),
     }[kind]
-    batch = max(len(axis.coord) for axis in axes)
-    return torch.randn(batch, *(a.size for a in axes), WIDTH, generator=torch.Generator().manual_seed(3)), axes
+    return noise(axes, WIDTH), axes
 
 
 @pytest.mark.parametrize("num_keys", [1, 3, 50])
 @pytest.mark.parametrize("kind", ["plane", "set", "packed", "padded", "packed plane", "causal"])
 def test_equals_its_reference_and_its_gradients_do(kind: str, num_keys: int) -> None:
     mixer, (x, axes) = make(num_keys), lattice(kind)
-    both = []
-    for run in (lambda t: mixer(t, Geometry(axes))[0], lambda t: mixer.reference(t, Geometry(axes))):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        both.append((y.detach(), *torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()])))
-    for fast, slow in zip(*both, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    slopes = assert_equals_reference(mixer, x, Geometry(axes))
     if num_keys > 1:  # the softmax of one score is 1, whatever the score
-        assert all((slope != 0).any() for slope in both[0][2:]), "every parameter is used"
+        assert all((slope != 0).any() for slope in slopes), "every parameter is used"
 
 
 @pytest.mark.parametrize("kind", ["plane", "set", "packed", "padded"])
@@ -97,41 +88,25 @@ def test_the_block_does_not_matter(kind: str) -> None:
 
 
 def test_a_permuted_set_gives_a_permuted_result() -> None:
-    mixer, order = make(3), torch.randperm(9)
     points = Axis("points", "set", random(1, 9, 3), measure=random(1, 9, seed=1))
-    moved = replace(points, coord=points.coord[:, order], measure=points.weights()[:, order])
-    x = torch.randn(2, 9, WIDTH)
-    y = mixer(x, Geometry((points,)))[0]
-    torch.testing.assert_close(mixer(x[:, order], Geometry((moved,)))[0], y[:, order])
+    assert_a_permuted_set_is_permuted(make(3), points, WIDTH)
 
 
 @pytest.mark.parametrize("num_keys", [2, 10, 50])
 def test_cells_of_measure_zero_are_not_seen(num_keys: int) -> None:
-    mixer, axes = make(num_keys), (space("x", torch.tensor([0.0, 0.2, 0.5, 0.9])), space("y", torch.arange(3.0)))
-    x = torch.randn(1, 4, 3, WIDTH)
-    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, 2, 1)], 1),
-                     measure=torch.cat([axes[0].weights(), torch.zeros(1, 2)], 1))
-    padded = mixer(torch.cat([x, torch.randn(1, 2, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0]
-    torch.testing.assert_close(padded[:, :4], mixer(x, Geometry(axes))[0])
+    axes = (space("x", torch.tensor([0.0, 0.2, 0.5, 0.9])), space("y", torch.arange(3.0)))
+    assert_padding_is_not_seen(make(num_keys), torch.randn(1, 4, 3, WIDTH), axes, 2)
 
 
 @pytest.mark.parametrize("num_keys", [2, 10])
 def test_packed_samples_do_not_see_each_other(num_keys: int) -> None:
-    mixer, segment = make(num_keys), torch.tensor([[0, 0, 0, 1, 1]])
-    axis, x = Axis("atoms", "set", random(1, 5, 3), segment=segment), torch.randn(1, 5, WIDTH)
-    together = mixer(x, Geometry((axis,)))[0]
-    for part in (slice(0, 3), slice(3, 5)):
-        own = replace(axis, coord=axis.coord[:, part], segment=segment[:, part] * 0)
-        torch.testing.assert_close(together[:, part], mixer(x[:, part], Geometry((own,)))[0])
+    assert_packed_samples_are_apart(make(num_keys), WIDTH)
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_only_relative_coordinates_matter(width: int) -> None:
-    mixer, axis = make(3), Axis("points", "set", random(2, 6, width))
-    x, away = torch.randn(2, 6, WIDTH), torch.randn(1, 1, width)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + away),)))[0], here)
-    assert not torch.allclose(mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0], here)
+    points = Axis("points", "set", random(2, 6, width))
+    assert_only_relative_coordinates_matter(make(3), torch.randn(2, 6, WIDTH), points)
 
 
 def test_pair_bias_chooses_and_is_differentiated() -> None:
@@ -225,8 +200,4 @@ def test_options_are_checked_and_autocast_is_close() -> None:
         make_mixer("topk", {"num_keys": 0}, 16, 2)
     mixer = make_mixer("topk", {"num_keys": 20}, 32, 2).float()
     axis = Axis("variate", "set", torch.zeros(1, 40, 0))
-    x = torch.randn(1, 40, 32, dtype=torch.float32)
-    exact = mixer(x, Geometry((axis,)))[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = mixer(x, Geometry((axis,)))[0]
-    assert (rough.float() - exact).norm() / exact.norm() < 0.05
+    assert_autocast_is_near(mixer, torch.randn(1, 40, 32, dtype=torch.float32), (axis,))

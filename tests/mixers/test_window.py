@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixer_laws import (
+    FLASH,
+    Ops,
+    assert_equals_reference,
+    assert_only_relative_coordinates_matter,
+    assert_second_derivatives_equal,
+    lengthened,
+)
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sciml.errors import InputError
 from sciml.mixers.contract import Mixer, make_mixer
@@ -19,17 +25,9 @@ from sciml.mixers.geometry import Geometry
 from sciml.tokens import Axis, space, time
 
 WIDTH, HEADS = 8, 2
-FLASH = "aten._scaled_dot_product_flash_attention_for_cpu"
 CASES: list[tuple[str, dict[str, Any]]] = [("window", {}), ("window", {"shift": True}), ("dilated", {}), ("pooled", {})]
 IDS = ["window", "shifted", "dilated", "pooled"]
 every = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def make(name: str, size: int, **options: Any) -> Mixer:
@@ -76,29 +74,15 @@ def lattices(draw: st.DrawFn) -> tuple[Tensor, Geometry]:
 @given(lattice=lattices())
 def test_many_groups_equal_the_reference_and_so_do_gradients(name: str, options: dict[str, Any], size: int,
                                                              lattice: tuple[Tensor, Geometry]) -> None:
-    mixer, (x, geometry) = make(name, size, **options), lattice
-    both = []
-    for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry)):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        slopes = torch.autograd.grad((y * y.detach().cos()).sum(), [leaf, *mixer.parameters()],
-                                     materialize_grads=True) if y.requires_grad else ()
-        both.append((y.detach(), *slopes))
-    for fast, slow in zip(*both, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    assert_equals_reference(make(name, size, **options), *lattice)
 
 
 @every
 @pytest.mark.parametrize("periodic", [True, False])
 def test_second_derivatives_equal_the_references(name: str, options: dict[str, Any], periodic: bool) -> None:
-    mixer, both = make(name, 2, **options), []
     geometry = Geometry((line(5, periodic), line(4, name="y")), second_order=True)
-    for run in (lambda t: mixer(t, geometry)[0], lambda t: mixer.reference(t, geometry)):
-        x = torch.randn(2, 5, 4, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        first, = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
-        both.append(torch.autograd.grad(first.square().sum(), [x, *mixer.parameters()]))
-    for fast, slow in zip(*both, strict=True):
-        torch.testing.assert_close(fast / slow.abs().max(), slow / slow.abs().max(), rtol=1e-9, atol=1e-9)
+    x = torch.randn(2, 5, 4, WIDTH, generator=torch.Generator().manual_seed(1))
+    assert_second_derivatives_equal(make(name, 2, **options), x, geometry)
 
 
 @every
@@ -210,9 +194,7 @@ def test_pooled_converges_to_full_attention_as_regions_shrink() -> None:
 @pytest.mark.parametrize("more", [4, 8])
 def test_padding_is_not_seen_even_where_it_fills_groups(name: str, options: dict[str, Any], more: int) -> None:
     mixer, axes = make(name, 4, **options), (line(8), line(3, name="y"))
-    longer = replace(axes[0], coord=torch.cat([axes[0].coord, torch.ones(1, more, 1)], 1),
-                     measure=torch.cat([axes[0].weights(), torch.zeros(1, more)], 1))
-    x = torch.randn(2, 8, 3, WIDTH)
+    longer, x = lengthened(axes[0], more), torch.randn(2, 8, 3, WIDTH)
     one, two = (mixer(torch.cat([x, torch.randn(2, more, 3, WIDTH)], 1), Geometry((longer, axes[1])))[0]
                 for _ in range(2))
     assert one.isfinite().all()
@@ -258,10 +240,7 @@ def test_a_cell_cut_into_two_of_half_the_measure_changes_nothing(name: str, opti
 
 @every
 def test_only_relative_coordinates_matter(name: str, options: dict[str, Any]) -> None:
-    mixer, x, axis = make(name, 3, **options), torch.randn(1, 7, WIDTH), line(7)
-    here = mixer(x, Geometry((axis,)))[0]
-    torch.testing.assert_close(mixer(x, Geometry((replace(axis, coord=axis.coord + 0.7),)))[0], here)
-    assert not torch.allclose(mixer(x, Geometry((replace(axis, coord=axis.coord * 0.5),)))[0], here)
+    assert_only_relative_coordinates_matter(make(name, 3, **options), torch.randn(1, 7, WIDTH), line(7))
 
 
 @every
@@ -276,18 +255,6 @@ def test_sets_and_causal_axes_join_the_batch(name: str, options: dict[str, Any])
         for t in range(2):
             torch.testing.assert_close(together[:, s, :, t], mixer(x[:, s, :, t], Geometry((axis,)))[0])
     assert (mixer(x[:, :, 0, 0], Geometry((sensors,)))[0] == 0).all()
-
-
-class Ops(TorchDispatchMode):
-    """Names of the operations that were run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.add(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
 
 
 @every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sciml import registry, tokens
 from sciml.errors import InputError
 from sciml.operator.compiled import compile_blocks
 from sciml.operator.config import OperatorConfig
-from sciml.operator.operator import Operator
+from sciml.operator.operator import Operator, runs_eagerly
 from sciml.testing.parameters import stir
 from sciml.tokens import Conditions, HeadSpec, TokenBatch, TokenSpec
 
@@ -46,6 +47,15 @@ def test_no_compiler_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatc
 def test_a_mixer_that_cannot_be_compiled_is_named() -> None:
     with pytest.raises(InputError, match=r"train\.compile.*the mixer spectral"):
         compile_blocks(make(["spectral"]))
+
+
+def test_what_a_graph_cannot_do_runs_eagerly() -> None:
+    plain = batch(8)
+    packed = replace(plain, axes=(replace(plain.axes[0], segment=torch.zeros(1, 8, dtype=torch.long)), plain.axes[1]))
+    assert not runs_eagerly(plain)
+    assert runs_eagerly(plain, second_order=True)
+    assert runs_eagerly(plain, [])
+    assert runs_eagerly(packed)
 
 
 def compare(mixers: list[str], backend: str) -> None:

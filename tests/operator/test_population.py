@@ -10,7 +10,7 @@ import torch
 from sciml import tokens
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
-from sciml.tokens import Conditions, HeadSpec, TokenBatch, TokenSpec
+from sciml.tokens import Conditions, HeadSpec, Slots, TokenBatch, TokenSpec
 
 UNITS = tuple(f"u{i}" for i in range(5))
 CONFIG = OperatorConfig.model_validate({
@@ -21,7 +21,7 @@ def spec(slots: int = 2, units: tuple[str, ...] = UNITS, patch: int = 1) -> Toke
     return TokenSpec(
         "crowd", ("crowd/count",), {"rate": HeadSpec("members", ("crowd/count",), link="log"),
                                 "behaviour": HeadSpec("along_time", ("crowd/vx", "crowd/vy"))},
-        lattice_conditions=("drift", "light"), identities={"a/unit": units}, slots={"unit": slots}, patch=patch)
+        lattice_conditions=("drift", "light"), identities={"a/unit": units}, slots=Slots("unit", slots, ("drift",)), patch=patch)
 
 
 def batch(num_units: int = 5, steps: int = 7, causal: bool = True, order: torch.Tensor | None = None) -> TokenBatch:

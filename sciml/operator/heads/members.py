@@ -21,7 +21,8 @@ class MembersHead(nn.Module):
 
     def __init__(self, spec: TokenSpec, head: HeadSpec, stem_width: int, width: int) -> None:
         super().__init__()
-        (self.axis, self.num_slots), = spec.slots.items()
+        assert spec.slots is not None
+        self.axis, self.num_slots = spec.slots.axis, spec.slots.count
         self.narrow = nn.Linear(width, stem_width)
         self.taps = Taps(stem_width, spec.patch)
         self.rows = nn.ModuleDict()

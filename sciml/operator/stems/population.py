@@ -18,7 +18,7 @@ class PopulationStem(nn.Module):
     """token[slot, t] = Σ over members n and features f of x[n, t, f] · row[n, f, slot], instead of a token per member.
 
     The set axis named by `spec.slots` becomes an axis of that many slots: a recording of 300 units costs as many tokens
-    as one of 30. Features are channels, where they were not observed, and lattice conditions; those that are the same
+    as one of 30. Where some are not observed, the sum is over the others and divided by their share. Features are channels, where they were not observed, and lattice conditions; those that are the same
     for all members have one row. All that is particular to a member is in its rows (a linear read-in per session, as in
     Pandarinath et al., "LFADS", Nature Methods 2018), so new members need no other weights. Along the other axes patches
     are merged as by the patch stem.
@@ -26,8 +26,8 @@ class PopulationStem(nn.Module):
 
     def __init__(self, spec: TokenSpec, stem_width: int, width: int) -> None:
         super().__init__()
-        (self.axis, self.num_slots), = spec.slots.items()
-        self.stem_width = stem_width
+        assert spec.slots is not None
+        self.axis, self.num_slots, self.stem_width = spec.slots.axis, spec.slots.count, stem_width
         self.members = nn.ModuleDict()
         self.given = NamedRows((), stem_width, std=1.0)
         self.taps = Taps(stem_width, spec.patch)
@@ -37,15 +37,17 @@ class PopulationStem(nn.Module):
         self.extend(spec)
 
     def extend(self, spec: TokenSpec) -> None:
+        assert spec.slots is not None
+        own_conditions = spec.slots.own
         features = [*(f"value {c}" for c in spec.channels), *(f"missing {c}" for c in spec.channels),
-                    *(f"given {c}" for c in spec.lattice_conditions)]
+                    *(f"given {c}" for c in own_conditions)]
         own = {n: len(m) for n, m in spec.identities.items() if n.rpartition("/")[2] == self.axis}
         for feature in map(key, features):
             if feature not in self.members:
                 self.members[feature] = NamedTables(self.num_slots * self.stem_width, std=1.0)
             for namespace, count in own.items():
                 self.members[feature].extend(namespace, count)  # type: ignore[operator]
-        self.given.extend(spec.lattice_conditions)
+        self.given.extend(c for c in spec.lattice_conditions if c not in own_conditions)
 
     def axes(self, axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
         """The axes of the tokens: slots in the place of members, the others coarsened."""
@@ -59,13 +61,15 @@ class PopulationStem(nn.Module):
         assert own.namespace is not None
         assert own.ids is not None
         total: Tensor | None = None
+        share = _share_observed(batch, place)
         for name, x in self._features(batch):
             rows = self.members[key(name)](own.namespace)[own.ids]  # (B or 1, n, slots * w)
             part = self._read(x.movedim(place, -1), rows)  # (B, *others, slots, w)
+            part = part if share is None or name.startswith("missing") else part / share[..., None, None]
             total = part if total is None else total + part
         assert total is not None
         for name, value in batch.conditions.lattice.items():
-            if value.shape[place] == 1:
+            if key(f"given {name}") not in self.members:
                 total = total + self.given([name])[0] * value.movedim(place, -1)[..., None]
         x = total.movedim(-2, place)  # (B, *lattice with slots, w)
         taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
@@ -82,9 +86,8 @@ class PopulationStem(nn.Module):
             if batch.observed is not None:
                 missing = ~batch.observed.expand(batch.values.shape)[..., i]
                 yield f"missing {channel}", missing.to(batch.values.dtype)
-        place = next(i for i, axis in enumerate(batch.axes) if axis.name == self.axis) + 1
         for name, value in batch.conditions.lattice.items():
-            if value.shape[place] > 1:
+            if key(f"given {name}") in self.members:
                 yield f"given {name}", value.expand(batch.values.shape[:-1])
 
     def _read(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -95,6 +98,14 @@ class PopulationStem(nn.Module):
         else:
             y = (x.flatten(1, -2) @ (scale * rows)).view(*x.shape[:-1], -1)
         return y.unflatten(-1, (self.num_slots, self.stem_width))
+
+
+def _share_observed(batch: TokenBatch, place: int) -> Tensor | None:
+    """``(B, *others)`` share of the members of which anything is observed, at least that of one; None if all are."""
+    if batch.observed is None:
+        return None
+    seen = batch.observed.expand(batch.values.shape).any(-1).to(batch.values.dtype).mean(place)
+    return seen.clamp_min(1.0 / batch.axes[place - 1].size)
 
 
 PLUGIN = PopulationStem
