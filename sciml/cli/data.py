@@ -95,6 +95,8 @@ def _print_inspection(found: dict[str, Any]) -> None:
                   title=f"{found['domain']}/{found['dataset']}: {found['groups']} {found['group_dim']}{step}, "
                         f"{_size(found['bytes'])} ({_size(found['stored_bytes'])} stored)")
     console.table(found["axes"], title="axes")
+    if found["ragged"]:
+        console.table(found["ragged"], title="ragged dimensions")
     console.table(found["splits"], title=f"splits, identity {found['split_identity']}")
     moments = list(found["moments"].items())
     shown = [{"statistics": key, **values} for key, values in moments[:20]]

@@ -14,7 +14,7 @@ from sciml import __version__, registry
 from sciml.data import canonical
 from sciml.data.schema import Provenance
 from sciml.data.source import FoundFile, SourceSpec, find_files
-from sciml.data.splits import make_splits
+from sciml.data.splits import make_splits, usual_split
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.data.write import may_write
 from sciml.errors import InputError
@@ -41,25 +41,29 @@ def build(source: SourceSpec, out: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def prepare(source: SourceSpec, files: list[FoundFile], *, command: str = "") -> tuple[xr.Dataset, StoreDraft]:
-    """The lazy dataset and the description that will be written. Raises `InputError`; no value is computed."""
+    """The lazy dataset and the description that will be written. Raises `InputError`; of the values, only the numbers
+    of rows are read."""
     dataset = _load(source, files)
     notes = tuple(str(note) for note in dataset.attrs.get("notes", ()))
     group_dim = canonical.group_dim_of(dataset, source)
-    dataset = canonical.select(dataset, source, group_dim)
-    axes = canonical.describe_axes(dataset, source, group_dim)
+    dataset, ragged = canonical.select(dataset, source, group_dim)
+    axes = canonical.describe_axes(dataset, source, group_dim, ragged)
     times = [dim for dim, axis in axes.items() if axis.kind == "time"]
     if len(times) > 1:
         raise InputError(source.name, key="axes", found=f"several time axes: {', '.join(times)}",
                          expected="at most one", fix="declare kind: space for the others")
     dataset = _lead_with(dataset, (group_dim, *times))
     groups, steps = dataset.sizes[group_dim], dataset.sizes[times[0]] if times else 1
+    dt = canonical.time_step(dataset, axes)
+    split = usual_split(source.split, source.domain, dt, axes[times[0]].unit if times else "", where=source.name)
     draft = StoreDraft(
-        domain=source.domain, dataset=source.name, group_dim=group_dim, groups=groups, axes=axes,
-        variables=canonical.describe_variables(dataset, source, group_dim), dt=canonical.time_step(dataset, axes),
-        splits=make_splits(source.split, groups, steps, group_dim=group_dim, where=source.name),
+        domain=source.domain, dataset=source.name, group_dim=group_dim, groups=groups, axes=axes, ragged=ragged, dt=dt,
+        variables=canonical.describe_variables(dataset, source, group_dim),
+        splits=make_splits(split, groups, steps, group_dim=group_dim, where=source.name),
         provenance=provenance(source, files, command), licence=source.licence, citation=source.citation, notes=notes)
     if source.missing == "mask":
-        dataset = dataset.map(lambda a: a.where(np.isfinite(a)) if a.dtype.kind == "f" else a, keep_attrs=True)
+        dataset = dataset.assign({name: array.where(np.isfinite(array)).assign_attrs(array.attrs)
+                                  for name, array in dataset.data_vars.items() if array.dtype.kind == "f"})
     dataset.attrs = {"title": source.name, "Conventions": "CF-1.10"}
     return dataset, draft
 
@@ -78,7 +82,8 @@ def _load(source: SourceSpec, files: list[FoundFile]) -> xr.Dataset:
 
 
 def _lead_with(dataset: xr.Dataset, front: tuple[str, ...]) -> xr.Dataset:
-    return dataset.map(lambda array: array.transpose(*(d for d in front if d in array.dims), ...), keep_attrs=True)
+    return dataset.assign({name: array.transpose(*(d for d in front if d in array.dims), ...)
+                           for name, array in dataset.data_vars.items()})
 
 
 def provenance(source: SourceSpec, files: list[FoundFile], command: str) -> Provenance:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sciml.data import units
+from sciml.data import ragged, units
 from sciml.data.schema import AxisMeta, Role, Variable
 from sciml.data.source import SourceAxis, SourceSpec, SourceVariable
 from sciml.errors import InputError
@@ -15,40 +16,47 @@ if TYPE_CHECKING:
     import xarray as xr
 
 UNIFORM = 1e-3
+GROUP_DIMS = {"series": "series", "spikes": "recording"}
+WHOLE = ("boundary", "mask", "event", "rows")
+"""Roles whose integers stay integers."""
 
 
 def group_dim_of(dataset: xr.Dataset, spec: SourceSpec) -> str:
-    """The leading dimension; raises `InputError` if not all variables start with it or the domain is another."""
+    """The dimension of the groups, as the data say or as is usual in the domain; raises `InputError` if the domain is
+    another than the source's."""
     domain = dataset.attrs.get("domain", spec.domain)
     if domain != spec.domain:
         raise InputError(spec.name, key="domain", found=f"{spec.domain} in the source file, {domain} in the data",
                          expected="one domain", fix=f"set domain: {domain}")
-    group_dim = str(dataset.attrs.get("group_dim", "series" if spec.domain == "series" else "trajectory"))
-    for name, array in dataset.data_vars.items():
-        if array.dims[:1] != (group_dim,):
-            raise InputError(spec.name, key=name, found=f"dimensions {array.dims}",
-                             expected=f"{group_dim} first", fix="name its dims in the source file")
-    return group_dim
+    return str(dataset.attrs.get("group_dim", GROUP_DIMS.get(spec.domain, "trajectory")))
 
 
-def select(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> xr.Dataset:
+def select(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> tuple[xr.Dataset, dict[str, str]]:
     """Only the variables of the source file (all if it names none), descending axes flipped where it says so, numbers
-    in types that a store has."""
+    in types that a store has; and the ragged dimensions, each with its variable of role rows.
+
+    Raises `InputError` for names that are not in the data and as `sciml.data.ragged.declared` does.
+    """
     for name in spec.variables:
         if name not in dataset.data_vars:
             raise InputError(spec.name, key=name, found="no such variable in the data",
                              expected=f"one of {', '.join(map(str, dataset.data_vars))}",
                              fix="correct the name or its key")
+    whole = dataset.assign({name: array.assign_attrs(role=given.role) for name, array in dataset.data_vars.items()
+                            if (given := spec.variables.get(str(name))) is not None and given.role is not None})
+    dataset = whole[list(spec.variables)].assign_attrs(dataset.attrs) if spec.variables else whole
+    uneven = ragged.declared(dataset, group_dim, spec.name)
+    if uneven:
+        dataset = dataset.assign_coords(whole.coords)
     for axis in spec.axes:
-        if axis not in dataset.dims or axis == group_dim:
+        if axis not in dataset.dims or axis == group_dim or axis in uneven:
+            known = (str(d) for d in dataset.dims if d != group_dim and d not in uneven)
             raise InputError(spec.name, key=f"axes.{axis}", found="no such dimension in the data",
-                             expected=f"one of {', '.join(str(d) for d in dataset.dims if d != group_dim)}",
-                             fix="correct the name")
-    if spec.variables:
-        dataset = dataset[list(spec.variables)].assign_attrs(dataset.attrs)
+                             expected=f"one of {', '.join(known)}", fix="correct the name")
     flipped = {axis: slice(None, None, -1) for axis, given in spec.axes.items() if given.reverse}
     dataset = dataset.isel(flipped)
-    return dataset.assign({name: _storable(array, spec) for name, array in dataset.data_vars.items()})
+    ragged.offsets_of(dataset, uneven, spec.name)
+    return dataset.assign({name: _storable(array, spec) for name, array in dataset.data_vars.items()}), uneven
 
 
 def _storable(array: xr.DataArray, spec: SourceSpec) -> xr.DataArray:
@@ -56,8 +64,9 @@ def _storable(array: xr.DataArray, spec: SourceSpec) -> xr.DataArray:
     if kind not in "fiub":
         raise InputError(spec.name, key=array.name, found=f"values of type {array.dtype}", expected="real numbers",
                          fix="leave it out of variables, or split complex numbers into two variables")
-    if kind != "f" and array.attrs.get("role") in ("boundary", "mask"):
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    role = array.attrs.get("role")
+    if kind != "f" and role in WHOLE:
+        return array.astype("int64" if role == "rows" else array.dtype.newbyteorder("="), copy=False)
     wide = size >= 8 if kind == "f" else size >= 4
     return array.astype("float64" if wide else "float32", copy=False)
 
@@ -113,15 +122,19 @@ def _unit(spec: SourceSpec, name: str, given: str | None, found: str | None, mem
     return given
 
 
-def describe_axes(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> dict[str, AxisMeta]:
-    """Kind, unit and period of every dimension but the group; its coordinate must exist and ascend.
+def describe_axes(dataset: xr.Dataset, spec: SourceSpec, group_dim: str,
+                  uneven: Mapping[str, str]) -> dict[str, AxisMeta]:
+    """Kind, unit and period of every dimension of a variable but the group and ragged (`uneven`) ones; its coordinate
+    must exist and ascend. Beside ragged dimensions a coordinate alone makes an axis: the bins that events fall into,
+    the members that they are of.
 
     Raises `InputError` on coordinates that are missing, not finite, repeated, reversed or out of order, on uneven time
     (unless ``uniform: false``), on an endpoint that repeats the first point of a period, on units that are missing or
     contradictory.
     """
-    dims = dict.fromkeys(str(d) for array in dataset.data_vars.values() for d in array.dims if d != group_dim)
-    return {dim: _axis(dataset, spec, dim) for dim in dims}
+    dims = dict.fromkeys(str(d) for array in dataset.data_vars.values() for d in array.dims)
+    dims |= dict.fromkeys(str(d) for d in dataset.dims if uneven and d in dataset.coords)
+    return {dim: _axis(dataset, spec, dim) for dim in dims if dim != group_dim and dim not in uneven}
 
 
 def _axis(dataset: xr.Dataset, spec: SourceSpec, dim: str) -> AxisMeta:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from sciml import registry
 from sciml.data import canonical, statistics, units
-from sciml.data.schema import Block, Moments, SplitName
+from sciml.data.schema import Block, Moments, SplitName, identity_dim
 from sciml.data.source import SourceSpec, find_files
+from sciml.data.splits import check_leak
 from sciml.data.store import Store
 from sciml.errors import InputError
 
+CHECKS = "sciml.data.checks"
+"""Plug-ins by domain: a function ``Store → Iterable[Finding]`` of what holds in a sound store of the domain."""
 SAMPLE_BYTES = 256 << 20
 RELATIVE = 1e-6
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -43,6 +46,7 @@ def inspect(store: Store) -> dict[str, Any]:
         "stored_bytes": _stored_bytes(store.url), "split_identity": meta.split_identity(),
         "variables": [_variable(store, name) for name in meta.variables],
         "axes": [_axis(store, name) for name in meta.axes],
+        "ragged": [_ragged(store, dim) for dim in meta.ragged],
         "splits": [{"split": name, "key": meta.splits.key, **_extent(meta.splits.of(name))} for name in SPLITS],
         "moments": {key: moments.model_dump() for key, moments in meta.moments.items()},
         "tendency": {key: tendency.model_dump() for key, tendency in meta.tendency.items()},
@@ -77,6 +81,12 @@ def _axis(store: Store, name: str) -> dict[str, Any]:
             "period": axis.period}
 
 
+def _ragged(store: Store, dim: str) -> dict[str, Any]:
+    rows = store.rows(dim)
+    return {"ragged": dim, "counted_by": store.meta.ragged[dim], "rows": int(rows.sum()), "fewest": int(rows.min()),
+            "most": int(rows.max())}
+
+
 def _extent(blocks: tuple[Block, ...]) -> dict[str, int]:
     return {"blocks": len(blocks), "groups": len({b.group for b in blocks}),
             "steps": sum(b.stop - b.start for b in blocks)}
@@ -87,10 +97,11 @@ def validate(store: Store, *, source: SourceSpec | None = None) -> list[Finding]
 
     Statistics and missing values are recomputed where a variable's training split is at most 256 MiB, else its first
     256 MiB are held against the bounds. What is read, and as much of the other splits, is also checked against the
-    checksums inside the chunks. With
-    `source`, the hashes of its files are compared with the ones the store was built from.
+    checksums inside the chunks. What holds in the store's domain alone is checked by the plug-in of that name in
+    `CHECKS`, if there is one. With `source`, the hashes of its files are compared with the ones the store was built
+    from.
     """
-    checks = (_check_splits, _check_units, _check_axes, _check_layout, _check_description, _check_values)
+    checks = (_check_splits, _check_units, _check_axes, _check_layout, _check_description, _check_values, _check_domain)
     findings = [finding for check in checks for finding in check(store)]
     return findings + (list(_check_files(store, source)) if source is not None else [])
 
@@ -108,18 +119,11 @@ def _check_splits(store: Store) -> Iterator[Finding]:
             if block.group >= meta.groups or block.stop > steps or block.start >= block.stop:
                 yield Finding("error", f"splits.{name}", str(block), f"group < {meta.groups}, start < stop ≤ {steps}",
                               _NEW)
-    for a, b in combinations(SPLITS, 2):
-        both = _overlap(meta.splits.of(a), meta.splits.of(b))
-        if both is not None:
-            yield Finding("error", f"splits.{a}, splits.{b}", f"both hold {both}", "disjoint splits", _NEW)
-
-
-def _overlap(a: tuple[Block, ...], b: tuple[Block, ...]) -> Block | None:
-    """The first block of `a` that shares a time step of a group with one of `b`."""
-    by_group: dict[int, list[Block]] = {}
-    for block in b:
-        by_group.setdefault(block.group, []).append(block)
-    return next((x for x in a for y in by_group.get(x.group, []) if x.start < y.stop and y.start < x.stop), None)
+    for leak in check_leak(meta.splits):
+        key, (a, b) = ", ".join(f"splits.{name}" for name in leak.splits), leak.blocks
+        found, expected = (f"both hold {a}", "disjoint splits") if leak.steps < 0 else \
+            (f"{leak.steps} steps between {a} and {b}", f"at least {meta.splits.gap}")
+        yield Finding("error", key, found, expected, _NEW)
 
 
 def _check_units(store: Store) -> Iterator[Finding]:
@@ -167,7 +171,8 @@ def _check_layout(store: Store) -> Iterator[Finding]:
 
 def _check_description(store: Store) -> Iterator[Finding]:
     meta = store.meta
-    expected = {key for name, variable in meta.variables.items() for key in _moment_keys(store, name, variable.dims)}
+    described = statistics.summarised(store.lazy(), meta.variables, meta.axes, meta.splits.train, meta.ragged)
+    expected = {key for name in described for key in _moment_keys(store, name)}
     for key in sorted(expected ^ set(meta.moments)):
         what = "no statistics" if key in expected else "statistics of nothing"
         yield Finding("error", key, what, "one entry per variable or member", _NEW)
@@ -179,19 +184,21 @@ def _check_description(store: Store) -> Iterator[Finding]:
         yield Finding("warning", "provenance.files", "none", "files with hashes", _NEW)
 
 
-def _moment_keys(store: Store, name: str, dims: tuple[str, ...]) -> list[str]:
-    member_dim = next((d for d in dims if store.meta.axes[d].kind == "set"), None)
+def _moment_keys(store: Store, name: str) -> list[str]:
+    member_dim = identity_dim(store.meta.variables[name], store.meta.axes)
     return [name] if member_dim is None else [f"{name}/{m}" for m in store.members(member_dim)]
 
 
 def _check_values(store: Store) -> Iterator[Finding]:
-    meta = store.meta
+    meta, lazy = store.meta, store.lazy()
     for name, variable in meta.variables.items() if meta.splits.train else ():
         sample, whole = _sample(store, name, meta.splits.train)
         others, _ = _sample(store, name, (*meta.splits.validation, *meta.splits.test))
         try:
-            found, tendency = statistics.compute(store.lazy(), {name: variable}, meta.axes, sample)
-            statistics.read_through(store.lazy()[name], others, meta.evolves(name))
+            found, tendency = statistics.compute(lazy, {name: variable}, meta.axes, sample, ragged=meta.ragged)
+            unread = others if found else (*sample, *others)
+            statistics.read_through(lazy[name], statistics.cells(lazy, variable, meta.axes, unread, meta.ragged),
+                                    meta.evolves(name))
         except InputError as error:
             yield Finding("error", str(error.key), str(error.found), "finite training values", _NEW)
             continue
@@ -209,17 +216,29 @@ def _check_values(store: Store) -> Iterator[Finding]:
 
 def _sample(store: Store, name: str, blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], bool]:
     """The leading blocks of at most 256 MiB (at least one), and whether they are all."""
-    array = store.lazy()[name]
-    evolves = store.meta.evolves(name)
+    array, dims, evolves = store.lazy()[name], store.meta.variables[name].dims, store.meta.evolves(name)
+    rows = store.rows(dims[0]) if dims[:1] and dims[0] in store.meta.ragged else None
     step = array.nbytes / max(1, array.shape[0] * (array.shape[1] if evolves else 1))
     kept: list[Block] = []
     size = 0.0
     for block in blocks:
-        size += step * (block.stop - block.start if evolves else 1)
+        length = 1 if rows is None else int(rows[block.group:block.group + 1].sum())
+        size += step * (block.stop - block.start if evolves else length)
         if kept and size > SAMPLE_BYTES:
             break
         kept.append(block)
     return tuple(kept), len(kept) == len(blocks)
+
+
+def _check_domain(store: Store) -> Iterator[Finding]:
+    domain = store.meta.domain
+    if domain not in registry.names(CHECKS):
+        return
+    try:
+        yield from registry.find(CHECKS, domain)(store)
+    except Exception as error:
+        yield Finding("error", f"domain {domain}", f"{type(error).__name__}: {str(error)[:120]}",
+                      "values that can be read and checked", "mend what else was found, then validate again")
 
 
 def _compare(key: str, found: Moments, recorded: Moments, whole: bool) -> Iterator[Finding]:

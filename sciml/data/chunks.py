@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Layout = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 READ_BYTES = 16 << 20
+_Column = tuple[str, int | None, int]
+"""Array, chunk of groups (None: an array without groups), chunk of time or rows."""
 
 
 def zarr_store(url: str, *, read_only: bool) -> Any:
@@ -29,16 +31,18 @@ def zarr_store(url: str, *, read_only: bool) -> Any:
 
 
 class ChunkReader:
-    """Slices of arrays ``(group, time, ...)`` or ``(group, ...)``; `layout` has their chunk and shard shapes.
+    """Slices of arrays ``(group, time, ...)``, ``(group, ...)`` or ``(row, ...)``; `layout` has their chunk and shard
+    shapes.
 
-    What is cached is a column: all of space for one chunk of group and time. Columns that are missing and follow one
-    another are read in one call of at most about 16 MiB. Safe in threads; after a fork files are opened anew.
+    What is cached is a column: all of space for one chunk of group and time, or of rows. Columns that are missing and
+    follow one another are read in one call of at most about 16 MiB. Safe in threads; after a fork files are opened
+    anew.
     """
 
     def __init__(self, url: str, layout: Layout, cache_bytes: int) -> None:
         self.url, self.layout, self.cache_bytes = url, layout, cache_bytes
         self.held = self.decoded = self.asked = 0
-        self._columns: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._columns: OrderedDict[_Column, np.ndarray] = OrderedDict()
         self._arrays: dict[str, zarr.Array] = {}
         self._lock, self._process = threading.Lock(), os.getpid()
 
@@ -56,20 +60,34 @@ class ChunkReader:
 
     def evolving(self, name: str, group: int, start: int | None, stop: int | None) -> np.ndarray:
         """``(stop - start, ...)`` of one group; raises `IndexError` outside the array."""
+        return self._slice(name, (group,), start, stop)
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """``(stop - start, ...)`` of an array without groups; raises `IndexError` outside the array."""
+        return self._slice(name, (), start, stop)
+
+    def whole(self, name: str) -> np.ndarray:
+        """All of an array, past the cache and uncounted."""
         with self._unforked():
-            array = self._array(name)
-            length = array.shape[1]
+            return np.asarray(self._array(name)[...])
+
+    def _slice(self, name: str, group: tuple[int, ...], start: int | None, stop: int | None) -> np.ndarray:
+        with self._unforked():
+            array, axis = self._array(name), len(group)
+            length = array.shape[axis]
             start, stop = 0 if start is None else start, length if stop is None else stop
             if not 0 <= start <= stop <= length:
-                raise IndexError(f"{self.url} {name}: time {start}:{stop} of {length}")
-            rows, span = self.layout[name][0][:2]
-            values = np.empty((stop - start, *array.shape[2:]), dtype=array.dtype)
+                raise IndexError(f"{self.url} {name}: {start}:{stop} of {length}")
+            chunk = self.layout[name][0]
+            row, span = group[0] // chunk[0] if group else None, chunk[axis]
+            values = np.empty((stop - start, *array.shape[axis + 1:]), dtype=array.dtype)
             index, last = start // span, -(-stop // span) if stop > start else 0
             while index < last:
-                column = self._cached(name, group // rows, index)
-                for part in [column] if column is not None else self._read(name, group // rows, index, last):
+                column = self._cached(name, row, index)
+                for part in [column] if column is not None else self._read(name, row, index, last):
                     low, high = max(start, index * span), min(stop, (index + 1) * span)
-                    values[low - start:high - start] = part[group % rows, low - index * span:high - index * span]
+                    line = part[group[0] % chunk[0]] if group else part
+                    values[low - start:high - start] = line[low - index * span:high - index * span]
                     index += 1
             self.asked += values.nbytes
             return values
@@ -88,27 +106,29 @@ class ChunkReader:
             self._arrays[name] = group[name]
         return self._arrays[name]
 
-    def _cached(self, name: str, row: int, index: int) -> np.ndarray | None:
+    def _cached(self, name: str, row: int | None, index: int) -> np.ndarray | None:
         column = self._columns.get((name, row, index))
         if column is not None:
             self._columns.move_to_end((name, row, index))
         return column
 
-    def _read(self, name: str, row: int, index: int, last: int) -> list[np.ndarray]:
+    def _read(self, name: str, row: int | None, index: int, last: int) -> list[np.ndarray]:
         """The missing column `index` and the missing ones right after it, before `last`."""
-        array = self._array(name)
-        rows, span = self.layout[name][0][:2]
-        together = max(1, READ_BYTES // max(1, math.prod((rows, span, *array.shape[2:])) * array.dtype.itemsize))
+        array, axis = self._array(name), 0 if row is None else 1
+        chunk = self.layout[name][0][:axis + 1]
+        span, front = chunk[-1], () if row is None else (slice(row * chunk[0], (row + 1) * chunk[0]),)
+        together = max(1, READ_BYTES // max(1, math.prod((*chunk, *array.shape[axis + 1:])) * array.dtype.itemsize))
         stop = index + 1
         while stop < min(last, index + together) and (name, row, stop) not in self._columns:
             stop += 1
-        block = np.asarray(array[row * rows:(row + 1) * rows, index * span:stop * span])
+        block = np.asarray(array[(*front, slice(index * span, stop * span))])
         if stop == index + 1:
             return [self._keep((name, row, index), block)]
-        return [self._keep((name, row, i), block[:, (i - index) * span:(i + 1 - index) * span].copy())
+        every = (slice(None),) * axis
+        return [self._keep((name, row, i), block[(*every, slice((i - index) * span, (i + 1 - index) * span))].copy())
                 for i in range(index, stop)]
 
-    def _keep(self, key: tuple[str, int, int], column: np.ndarray) -> np.ndarray:
+    def _keep(self, key: _Column, column: np.ndarray) -> np.ndarray:
         self.decoded += column.nbytes
         if column.nbytes <= self.cache_bytes:
             self._columns[key] = column

@@ -130,6 +130,13 @@ def _check_array(url: str, name: str, array: Mapping[str, Any]) -> None:
         raise refuse(f"a coordinate of {math.prod(shape) * item} bytes", f"at most {MAX_COORDINATE_BYTES}")
 
 
+def check_read_whole(url: str, name: str, array: Mapping[str, Any]) -> None:
+    """Raises `InputError` if numbers of rows, which are read when a store is opened, are no int64 or beyond 1 GiB."""
+    if array["data_type"] != "int64" or math.prod(int(n) for n in array["shape"]) * 8 > MAX_COORDINATE_BYTES:
+        raise InputError(url, key=name, found=f"{array['data_type']} {array['shape']}",
+                         expected=f"int64, at most {MAX_COORDINATE_BYTES} bytes", fix="build the store anew")
+
+
 def _codecs(codecs: list[Any]) -> Iterator[str]:
     for codec in codecs:
         if isinstance(codec, str):

@@ -1,13 +1,17 @@
 """The schema of a store: what its attributes say. Torch-free.
 
 A store is one Zarr v3 group that ``xarray.open_zarr`` reads: variables ``(group_dim, *dims)`` with CF attributes and a
-role, coordinate variables for every dimension, and under the group attribute ``sciml`` the JSON of `StoreMeta`.
+role, coordinate variables for every dimension, and under the group attribute ``sciml`` the JSON of `StoreMeta`. Where
+groups have unequal numbers of something (spikes, atoms), its dimension is ragged (CF conventions 9.3.3, contiguous
+ragged array): variables ``(ragged_dim, *dims)`` hold the groups' rows one after the other, and a variable
+``(group_dim,)`` of role rows, attribute ``sample_dimension``, says how many each has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,13 +20,14 @@ from sciml.recipe import Section
 
 STORE_SCHEMA = 1
 
-Role = Literal["state", "forcing", "parameter", "covariate", "mask", "boundary"]
+Role = Literal["state", "forcing", "parameter", "covariate", "mask", "boundary", "event", "label", "rows"]
 SplitName = Literal["train", "validation", "test"]
 
 
 class Variable(Section):
     """One variable. state: evolves and is predicted; forcing, covariate: on the lattice and known (covariates also in
-    the future); parameter: one number per group; mask: 1 inside the domain; boundary: one code per group."""
+    the future); parameter: constant in a group; mask: 1 inside the domain; boundary: one code per group; event: of
+    something that happens at a time; label: to be decoded from the rest; rows: how many rows of a ragged dimension."""
 
     role: Role
     unit: str
@@ -47,9 +52,11 @@ class Block(Section):
 
 
 class Splits(Section):
-    """Train, validation and test by independent group, or by contiguous blocks of time; `key` says by what."""
+    """Train, validation and test by independent group, or by contiguous blocks of time; `key` says by what, `gap` how
+    many steps lie between blocks of different splits at least."""
 
     key: str
+    gap: int = Field(default=0, ge=0)
     train: tuple[Block, ...]
     validation: tuple[Block, ...]
     test: tuple[Block, ...]
@@ -89,8 +96,9 @@ class Provenance(Section):
 
 class StoreMeta(Section):
     """All that a store says of itself. `moments` and `tendency` are keyed by variable, or ``variable/member`` where a
-    variable has an identity dimension (kind set): ``value/HUFL``. dt: the uniform time step in the time axis's unit,
-    None if there is no time axis or it is not uniform."""
+    variable has one identity dimension (kind set): ``value/HUFL``. dt: the uniform time step in the time axis's unit,
+    None if there is no time axis or it is not uniform. ragged: ragged dimension → its variable of role rows; it has no
+    coordinate and is no axis."""
 
     schema_version: Literal[1] = 1
     domain: str
@@ -99,6 +107,7 @@ class StoreMeta(Section):
     groups: int
     variables: dict[str, Variable]
     axes: dict[str, AxisMeta]
+    ragged: dict[str, str] = Field(default_factory=dict)
     dt: float | None
     splits: Splits
     moments: dict[str, Moments]
@@ -111,13 +120,34 @@ class StoreMeta(Section):
     def split_identity(self) -> str:
         """A hash of what was split, by what key and how: two stores with equal identity share their test set."""
         content = {"dataset": self.dataset, "files": sorted(self.provenance.files.values()),
-                   "options": self.provenance.options, "splits": self.splits.model_dump()}
+                   "options": self.provenance.options, "splits": self.splits.model_dump(exclude={"gap"})}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def evolves(self, variable: str) -> bool:
         """Whether a variable has a time axis (it is then the first of its dims)."""
-        dims = self.variables[variable].dims
-        return bool(dims) and self.axes[dims[0]].kind == "time"
+        return evolves(self.variables[variable], self.axes)
 
     def of_role(self, role: Role) -> tuple[str, ...]:
         return tuple(name for name, variable in self.variables.items() if variable.role == role)
+
+
+def evolves(variable: Variable, axes: Mapping[str, AxisMeta]) -> bool:
+    """Whether a variable has a time axis (it is then the first of its dims)."""
+    return bool(variable.dims) and variable.dims[0] in axes and axes[variable.dims[0]].kind == "time"
+
+
+def identity_dim(variable: Variable, axes: Mapping[str, AxisMeta]) -> str | None:
+    """The dimension whose members have statistics of their own: the set dimension, if there is exactly one.
+
+    >>> axes = {name: AxisMeta(kind="set", unit="1") for name in ("unit", "source")}
+    >>> count, weight = (Variable(role="state", unit="1", dims=dims) for dims in (("unit",), ("unit", "source")))
+    >>> identity_dim(count, axes), identity_dim(weight, axes)
+    ('unit', None)
+    """
+    sets = [dim for dim in variable.dims if dim in axes and axes[dim].kind == "set"]
+    return sets[0] if len(sets) == 1 else None
+
+
+def array_dims(variable: Variable, group_dim: str, ragged: Mapping[str, str]) -> tuple[str, ...]:
+    """All dimensions of a variable's array: the group dimension leads unless a ragged one does."""
+    return variable.dims if variable.dims[:1] and variable.dims[0] in ragged else (group_dim, *variable.dims)

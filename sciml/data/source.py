@@ -77,12 +77,20 @@ class GroupSplit(Section):
 
 
 class TimeSplit(Section):
-    """The same contiguous stretches of time in every group; `gap` steps are left out between them."""
+    """The same contiguous stretches of time in every group; `gap` steps are left out between them (null: as is usual
+    in the domain, a second for spikes, else none)."""
 
     by: Literal["time"]
     fractions: Fractions | None = None
     counts: Counts | None = None
-    gap: int = Field(default=0, ge=0)
+    gap: int | None = Field(default=None, ge=0)
+
+
+def _as_split(value: Any) -> Any:
+    if isinstance(value, dict) and (value.get("by") not in ("group", "time") or {"shuffle", "random"} & value.keys()):
+        raise ValueError("by: group (whole groups) or by: time (contiguous blocks with a gap between them); windows "
+                         "are never drawn into splits at random: those beside a training window hold its answers")
+    return value
 
 
 def _as_files(value: Any) -> Any:
@@ -91,12 +99,14 @@ def _as_files(value: Any) -> Any:
     return [{"path": f} if isinstance(f, str) else f for f in value] if isinstance(value, list | tuple) else value
 
 
+Split = Annotated[Annotated[GroupSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]
 Files = Annotated[tuple[FileSource, ...], BeforeValidator(_as_files)]
 
 
 class SourceSpec(Section):
     """One data set. builder: ``file`` (read `files`) or a name in the group ``sciml.data.builders``. options: the
-    builder's or reader's own. variables: if any are given, only these are kept. missing: what NaN and Inf mean."""
+    builder's or reader's own. variables: if any are given, only these are kept. split: null is what is usual in the
+    domain (`sciml.data.splits.usual_split`). missing: what NaN and Inf mean."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     domain: str
@@ -105,7 +115,7 @@ class SourceSpec(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     variables: dict[str, SourceVariable] = Field(default_factory=dict)
     axes: dict[str, SourceAxis] = Field(default_factory=dict)
-    split: GroupSplit | TimeSplit = Field(default_factory=GroupSplit, discriminator="by")
+    split: Split | None = None
     missing: Literal["refuse", "mask"] = "refuse"
     licence: str = ""
     citation: str = ""
@@ -114,16 +124,21 @@ class SourceSpec(Section):
     def _consistent(self) -> SourceSpec:
         if self.builder == "file" and not self.files:
             raise ValueError("builder `file` needs `files`")
-        if self.split.fractions is not None and self.split.counts is not None:
+        if self.split is not None and self.split.fractions is not None and self.split.counts is not None:
             raise ValueError("split takes fractions or counts, not both")
         return self
+
+
+def usual_key(domain: object) -> Literal["group", "time"]:
+    """What a source of a domain is split by unless it says so."""
+    return "time" if domain == "spikes" else "group"
 
 
 def read_source(path: str | Path) -> SourceSpec:
     """A validated source.yaml; relative paths in `files` become relative to its folder. Raises `InputError`."""
     raw = read_yaml(path)
     if isinstance(raw.get("split"), dict):
-        raw["split"].setdefault("by", "group")
+        raw["split"].setdefault("by", usual_key(raw.get("domain")))
     spec = validate(SourceSpec, raw, where=path)
     base = Path(path).resolve().parent
     files = tuple(f.model_copy(update={"path": _absolute(base, f.path)}) for f in spec.files)

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
-from sciml.data.schema import Block, Splits
-from sciml.data.source import Fractions, GroupSplit, TimeSplit
+from sciml.data import units
+from sciml.data.schema import Block, SplitName, Splits
+from sciml.data.source import Fractions, GroupSplit, TimeSplit, usual_key
 from sciml.errors import InputError
 
-NAMES = ("train", "validation", "test")
+NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
+GAP_SECONDS = {"spikes": 1.0}
+"""By domain: what happens now shows in what happens so much later, so that much is left out between blocks of time."""
+FRACTIONS = {"spikes": Fractions(train=0.7, validation=0.1, test=0.2)}
+
+
+def usual_split(split: GroupSplit | TimeSplit | None, domain: str, dt: float | None, unit: str, *,
+                where: object) -> GroupSplit | TimeSplit:
+    """What a source asks for, and what is usual in its domain where it doesn't say. dt: the time step in `unit`.
+
+    Whole groups 80/10/10; for spikes contiguous blocks of time 70/10/20 with at least a second and a bin between them.
+    Raises `InputError` if that second can't be counted in steps.
+
+    >>> usual_split(None, "spikes", 0.02, "s", where="doc").gap
+    50
+    """
+    if split is None:
+        split = GroupSplit() if usual_key(domain) == "group" else TimeSplit(by="time")
+    if isinstance(split, GroupSplit):
+        return split
+    shares = split.fractions or (FRACTIONS.get(domain) if split.counts is None else None)
+    return split.model_copy(update={"fractions": shares, "gap": _gap(split, domain, dt, unit, where)})
+
+
+def _gap(split: TimeSplit, domain: str, dt: float | None, unit: str, where: object) -> int:
+    if split.gap is not None or domain not in GAP_SECONDS:
+        return split.gap or 0
+    if dt is None:
+        raise InputError(where, key="split.gap", found="no uniform time step", expected="steps to leave out between "
+                         f"blocks ({GAP_SECONDS[domain]:g} s)", fix="give it: split: {by: time, gap: STEPS}")
+    return max(1, math.ceil(GAP_SECONDS[domain] / (dt * units.seconds_per(unit, where=where, key="time")) - 1e-6))
 
 
 def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group_dim: str, where: object) -> Splits:
-    """Blocks of all three splits. steps: length of the time axis (1 without one).
+    """Blocks of all three splits. steps: length of the time axis (1 without one); a gap of None is none.
 
     Raises `InputError` if there are fewer groups, or time steps, than the split asks for.
 
@@ -23,7 +57,8 @@ def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group
     [(0, 5), (6, 8), (9, 11)]
     """
     whole = groups if isinstance(split, GroupSplit) else steps
-    gaps = 2 * split.gap if isinstance(split, TimeSplit) else 0
+    gap = (split.gap or 0) if isinstance(split, TimeSplit) else 0
+    gaps = 2 * gap
     counts = _counts(split, whole - gaps, where)
     if sum(counts) + gaps > whole:
         what = group_dim if isinstance(split, GroupSplit) else "time steps"
@@ -35,10 +70,46 @@ def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group
         blocks = [tuple(Block(group=int(g), start=0, stop=steps) for g in sorted(cut)) for cut in cuts]
         drawn = "in order" if split.seed is None else f"drawn with seed {split.seed}"
         return Splits(key=f"{group_dim}, {drawn}", train=blocks[0], validation=blocks[1], test=blocks[2])
-    starts = [0, counts[0] + split.gap, counts[0] + counts[1] + 2 * split.gap]
+    starts = [0, counts[0] + gap, counts[0] + counts[1] + 2 * gap]
     blocks = [tuple(Block(group=g, start=s, stop=s + n) for g in range(groups) if n)
               for s, n in zip(starts, counts, strict=True)]
-    return Splits(key=f"time, gap {split.gap}", train=blocks[0], validation=blocks[1], test=blocks[2])
+    return Splits(key=f"time, gap {gap}", gap=gap, train=blocks[0], validation=blocks[1], test=blocks[2])
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Blocks of two splits in one group that are too near; steps: between them, negative if they are shared."""
+
+    splits: tuple[SplitName, SplitName]
+    blocks: tuple[Block, Block]
+    steps: int
+
+
+def check_leak(splits: Splits) -> list[Leak]:
+    """The worst leak of each pair of splits: blocks in one group that overlap or have less than ``splits.gap`` steps
+    between them; empty if there is none.
+
+    >>> near = {"train": [Block(group=0, start=0, stop=5)], "test": [Block(group=0, start=6, stop=8)]}
+    >>> [leak.steps for leak in check_leak(Splits(key="time", gap=3, validation=[], **near))]
+    [1]
+    """
+    by_group: dict[int, list[tuple[int, int, SplitName, Block]]] = {}
+    for name in NAMES:
+        for block in splits.of(name):
+            by_group.setdefault(block.group, []).append((block.start, block.stop, name, block))
+    worst: dict[tuple[SplitName, SplitName], Leak] = {}
+    for blocks in by_group.values():
+        last: dict[SplitName, Block] = {}
+        for _, _, name, block in sorted(blocks, key=lambda item: item[:2]):
+            for other, before in last.items():
+                steps = block.start - (before.stop if block.start >= before.stop else min(before.stop, block.stop))
+                forward = NAMES.index(other) < NAMES.index(name)
+                pair, both = ((other, name), (before, block)) if forward else ((name, other), (block, before))
+                if other != name and steps < splits.gap and (pair not in worst or steps < worst[pair].steps):
+                    worst[pair] = Leak(pair, both, steps)
+            if name not in last or last[name].stop < block.stop:
+                last[name] = block
+    return [worst[pair] for pair in sorted(worst, key=lambda pair: tuple(map(NAMES.index, pair)))]
 
 
 def _counts(split: GroupSplit | TimeSplit, available: int, where: object) -> tuple[int, int, int]:

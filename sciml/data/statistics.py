@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciml.data.schema import AxisMeta, Block, Moments, Tendency, Variable
+from sciml.data.ragged import offsets_of
+from sciml.data.schema import AxisMeta, Block, Moments, Tendency, Variable, evolves, identity_dim
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,30 +76,45 @@ def combine_all(parts: Iterable[Partial]) -> Partial:
     return level[0]
 
 
+def summarised(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
+               train: Sequence[Block], ragged: Mapping[str, str]) -> tuple[str, ...]:
+    """Variables that have statistics: all but events and rows; ragged ones only if the training blocks are whole
+    groups, as which rows lie in a stretch of time is not the store's to know."""
+    time = next((dim for dim, axis in axes.items() if axis.kind == "time"), None)
+    steps = 1 if time is None else dataset.sizes[time]
+    whole = all(block.start == 0 and block.stop == steps for block in train)
+    return tuple(name for name, variable in variables.items() if variable.role not in ("event", "rows")
+                 and (whole or variable.dims[:1] == () or variable.dims[0] not in ragged))
+
+
 def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
-            train: Sequence[Block], progress: Callable[[int, int], None] | None = None,
+            train: Sequence[Block], *, ragged: Mapping[str, str] | None = None,
             ) -> tuple[dict[str, Moments], dict[str, Tendency]]:
-    """Moments of every variable and, on grids, the tendency of every state variable, over the training blocks.
+    """Moments of every `summarised` variable and, on grids, the tendency of every state variable, over the training
+    blocks (of ragged variables: over all rows of their groups).
 
     `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
-    ``variable`` or ``variable/member``. Raises `InputError` if a variable or member has no finite training value.
+    ``variable`` or ``variable/member``. ragged: as in `StoreMeta`. Raises `InputError` if a variable or member has no
+    finite training value.
     """
     if not train:
         raise InputError("training split", key="splits.train", found="no block", expected="at least one",
                          fix="give it a share in the source file")
+    ragged = ragged or {}
     spatial = any(axis.kind == "space" for axis in axes.values())
     moments: dict[str, Moments] = {}
     tendency: dict[str, Tendency] = {}
-    for done, (name, variable) in enumerate(variables.items()):
-        array = dataset[name]
-        evolves = bool(variable.dims) and axes[variable.dims[0]].kind == "time"
-        member_dim = next((d for d in variable.dims if axes[d].kind == "set"), None)
+    for name in summarised(dataset, variables, axes, train, ragged):
+        array, variable = dataset[name], variables[name]
+        timed, member_dim = evolves(variable, axes), identity_dim(variable, axes)
         members = None if member_dim is None else [str(m) for m in dataset[member_dim].values]
-        axis = None if member_dim is None else 1 + variable.dims.index(member_dim)
+        axis = None if member_dim is None else array.dims.index(member_dim)
         longest = max(block.stop - block.start for block in train)
-        leads = _leads(longest) if evolves and spatial and variable.role == "state" else ()
-        regions = _regions(array, runs(train, evolves))
-        parts = _map(_region_partials, [(array, region, evolves, axis, leads) for region in regions])
+        leads = _leads(longest) if timed and spatial and variable.role == "state" else ()
+        regions = _regions(array, cells(dataset, variable, axes, train, ragged))
+        if not regions:
+            raise _nothing(name)
+        parts = _map(_region_partials, [(array, region, timed, axis, leads) for region in regions])
         changes = [combine_all(part[1][i] for part in parts) for i in range(len(leads))]
         for key, index in _keys(name, members):
             moments[key] = _moments(key, combine_all(part[0] for part in parts), index)
@@ -106,9 +122,20 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
                     if change.count[index]]
             if seen:
                 tendency[key] = Tendency(lead=tuple(lead for lead, _ in seen), std=tuple(std for _, std in seen))
-        if progress is not None:
-            progress(done + 1, len(variables))
     return moments, tendency
+
+
+def cells(dataset: xr.Dataset, variable: Variable, axes: Mapping[str, AxisMeta], blocks: Sequence[Block],
+          ragged: Mapping[str, str]) -> list[tuple[int, int, int, int]]:
+    """What `blocks` hold of a variable's array: ``(first, last + 1, start, stop)`` along its first axis (groups, or
+    rows of a ragged dimension) and along time (0, 0 without)."""
+    timed = evolves(variable, axes)
+    if not variable.dims or variable.dims[0] not in ragged:
+        return runs(blocks, timed)
+    dim = variable.dims[0]
+    at = offsets_of(dataset, {dim: ragged[dim]}, "store")[dim]
+    found = [(int(at[first]), int(at[last]), 0, 0) for first, last, _, _ in runs(blocks, False)]
+    return [cell for cell in found if cell[0] < cell[1]]
 
 
 def _keys(name: str, members: Sequence[str] | None) -> Iterator[tuple[str, int]]:
@@ -123,15 +150,14 @@ def _leads(steps: int) -> tuple[int, ...]:
     return tuple(1 << i for i in range(max(steps - 1, 0).bit_length()))
 
 
-def runs(blocks: Sequence[Block], evolves: bool) -> list[tuple[int, int, int, int]]:
+def runs(blocks: Sequence[Block], timed: bool) -> list[tuple[int, int, int, int]]:
     """Blocks as ``(first group, last group + 1, start, stop)``, neighbouring groups with the same times joined.
 
     >>> runs([Block(group=0, start=0, stop=5), Block(group=1, start=0, stop=5), Block(group=3, start=0, stop=5)], True)
     [(0, 2, 0, 5), (3, 4, 0, 5)]
     """
-    cells = sorted({(b.start, b.stop, b.group) if evolves else (0, 0, b.group) for b in blocks})
     joined: list[tuple[int, int, int, int]] = []
-    for start, stop, group in cells:
+    for start, stop, group in sorted({(b.start, b.stop, b.group) if timed else (0, 0, b.group) for b in blocks}):
         if joined and joined[-1][1:] == (group, start, stop):
             joined[-1] = (joined[-1][0], group + 1, start, stop)
         else:
@@ -161,26 +187,26 @@ class _Lazy:
         return np.asarray(part.values)
 
 
-def read_through(array: xr.DataArray, blocks: Sequence[Block], evolves: bool) -> None:
-    """Decode every value of the blocks, 4 MiB at a time; raises what decoding raises."""
-    for first, last, start, stop in runs(blocks, evolves):
-        part = array[first:last, start:stop] if evolves else array[first:last]
+def read_through(array: xr.DataArray, within: Sequence[tuple[int, int, int, int]], timed: bool) -> None:
+    """Decode every value of some `cells`, 4 MiB at a time; raises what decoding raises."""
+    for first, last, start, stop in within:
+        part = array[first:last, start:stop] if timed else array[first:last]
         for piece in pieces(part.shape, part.dtype.itemsize):
             part[piece].load()
 
 
-def _regions(array: xr.DataArray, cells: Sequence[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """Runs cut along groups so that each fits in 32 MiB, or is one group."""
+def _regions(array: xr.DataArray, within: Sequence[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Cells cut along groups (or rows) so that each fits in 32 MiB, or is one group."""
     together = max(1, RESIDENT_BYTES * array.shape[0] // max(array.nbytes, 1))
     return [(low, min(low + together, last), start, stop)
-            for first, last, start, stop in cells for low in range(first, last, together)]
+            for first, last, start, stop in within for low in range(first, last, together)]
 
 
-def _region_partials(source: _Lazy, region: tuple[int, int, int, int], evolves: bool, member_axis: int | None,
+def _region_partials(source: _Lazy, region: tuple[int, int, int, int], timed: bool, member_axis: int | None,
                      leads: Sequence[int]) -> tuple[Partial, list[Partial]]:
     """A region that fits is read once and reduced in memory; a larger one is read piece by piece, twice per lead."""
     low, high, start, stop = region
-    part = source.array[low:high, start:stop] if evolves else source.array[low:high]
+    part = source.array[low:high, start:stop] if timed else source.array[low:high]
     item = part.dtype.itemsize
     view = part.values if part.nbytes <= RESIDENT_BYTES else _Lazy(part)
     values = [reduce_values(view[piece], member_axis) for piece in pieces(part.shape, item)]
@@ -207,10 +233,14 @@ def pieces(shape: Sequence[int], item: int) -> Iterator[tuple[slice, ...]]:
 def _moments(key: str, total: Partial, index: int) -> Moments:
     count = int(total.count[index])
     if count == 0:
-        raise InputError("training split", key=key, found="no finite value", expected="at least one",
-                         fix="leave the variable or member out, or change the split")
+        raise _nothing(key)
     return Moments(mean=float(total.mean[index]), std=_std(total, index), minimum=float(total.minimum[index]),
                    maximum=float(total.maximum[index]), count=count, missing=int(total.missing[index]))
+
+
+def _nothing(key: str) -> InputError:
+    return InputError("training split", key=key, found="no finite value", expected="at least one",
+                      fix="leave the variable or member out, or change the split")
 
 
 def _std(total: Partial, index: int) -> float:

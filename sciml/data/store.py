@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciml.data.chunks import ChunkReader, zarr_store
-from sciml.data.guard import check_arrays, chunk_shapes, local_path, read_metadata, refuse_links
-from sciml.data.schema import STORE_SCHEMA, StoreMeta
+from sciml.data.guard import check_arrays, check_read_whole, chunk_shapes, local_path, read_metadata, refuse_links
+from sciml.data.ragged import check_described, offsets
+from sciml.data.schema import STORE_SCHEMA, StoreMeta, array_dims
 from sciml.data.write import Accept, Progress, StoreDraft, write_group
 from sciml.errors import InputError
 from sciml.recipe import validate
@@ -28,7 +29,8 @@ CACHE_BYTES = 256 << 20
 def write_store(dataset: xr.Dataset, draft: StoreDraft, path: str | os.PathLike[str], *, overwrite: bool = False,
                 progress: Progress | None = None,
                 accept: Accept | None = None) -> Store:
-    """Write a (lazy) dataset ``(group_dim, *dims)`` with `draft`'s description; returns the store, open.
+    """Write a (lazy) dataset of variables ``(group_dim, *dims)`` or ``(ragged_dim, *dims)`` with `draft`'s description;
+    returns the store, open.
 
     Computed shard by shard by dask, in constant memory. `accept` sees what was written before it becomes visible: it
     may raise, and returns notes to keep. Whatever fails or is killed leaves `path` as it was; the next writing of the
@@ -43,7 +45,8 @@ def open_store(url: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -
     """A store at a local path or fsspec URL (``memory://``, ``s3://`` …); `cache_bytes` bounds decoded chunks kept.
 
     Raises `InputError` if there is no store, it is half-written, of a newer schema, has symbolic links, codecs or data
-    types that are not allowed, or declares sizes beyond the limits of `sciml.data.guard`.
+    types that are not allowed, declares sizes beyond the limits of `sciml.data.guard`, or has numbers of rows that
+    don't add up to the size of their ragged dimension (they are read here, nothing else is).
     """
     text = os.fspath(url)
     root = read_metadata(text)
@@ -63,13 +66,28 @@ def open_store(url: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -
         refuse_links(path)
     _check_consistent(text, meta, arrays)
     layout = {name: chunk_shapes(arrays[name]) for name in meta.variables}
-    return Store(text, meta, layout, cache_bytes)
+    reader = ChunkReader(text, layout, cache_bytes)
+    return Store(meta, reader, {dim: _offsets(text, meta, reader, dim, arrays) for dim in meta.ragged})
+
+
+def _offsets(url: str, meta: StoreMeta, reader: ChunkReader, dim: str, arrays: dict[str, Any]) -> np.ndarray:
+    name = meta.ragged[dim]
+    check_read_whole(url, name, arrays[name])
+    size = next((int(arrays[n]["shape"][0]) for n, v in meta.variables.items() if v.dims[:1] == (dim,)), 0)
+    try:
+        rows = reader.whole(name)
+    except Exception as error:
+        raise InputError(url, key=name, found=f"{type(error).__name__}: {str(error)[:120]}",
+                         expected="chunks that can be decoded",
+                         fix="the files are damaged: copy them again, or build the store anew") from error
+    return offsets(rows, size, dim=dim, name=name, where=url)
 
 
 def _check_consistent(url: str, meta: StoreMeta, arrays: dict[str, Any]) -> None:
+    check_described(meta.variables, meta.axes, meta.ragged, url)
     sizes = {meta.group_dim: meta.groups}
     for name, variable in meta.variables.items():
-        dims = (meta.group_dim, *variable.dims)
+        dims = array_dims(variable, meta.group_dim, meta.ragged)
         array = arrays.get(name)
         if array is None or tuple(array.get("dimension_names") or ()) != dims:
             raise InputError(url, key=name, found="no such array" if array is None else array.get("dimension_names"),
@@ -83,11 +101,9 @@ def _check_consistent(url: str, meta: StoreMeta, arrays: dict[str, Any]) -> None
 class Store:
     """A checked store, open for reading. Cheap to pickle: a copy reopens by URL, with an empty cache."""
 
-    def __init__(self, url: str, meta: StoreMeta, layout: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
-                 cache_bytes: int) -> None:
-        self.url, self.meta, self.cache_bytes = url, meta, cache_bytes
-        self.layout = layout
-        self._reader = ChunkReader(url, layout, cache_bytes)
+    def __init__(self, meta: StoreMeta, reader: ChunkReader, offsets: dict[str, np.ndarray]) -> None:
+        self.meta, self.url, self.cache_bytes, self.layout = meta, reader.url, reader.cache_bytes, reader.layout
+        self._reader, self._offsets = reader, offsets
         self._lazy: xr.Dataset | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,7 +126,8 @@ class Store:
         return dataset.assign(chunked)
 
     def read(self, variable: str, group: int, start: int | None = None, stop: int | None = None) -> np.ndarray:
-        """One group's values ``(time, ...)`` for start ≤ t < stop, or ``(...)`` of a variable without time; a copy.
+        """One group's values ``(time, ...)`` for start ≤ t < stop, or ``(...)`` of a variable without time; of a ragged
+        variable the group's own rows start … stop, ``(rows, ...)``; a copy.
 
         Raises `InputError` on an unknown variable and `IndexError` outside the store.
         """
@@ -120,9 +137,23 @@ class Store:
                              expected=f"one of {', '.join(self.meta.variables)}", fix="correct the name")
         if not 0 <= group < self.meta.groups:
             raise IndexError(f"{self.url}: {self.meta.group_dim} {group} of {self.meta.groups}")
+        if known.dims and known.dims[0] in self._offsets:
+            low, high = (int(at) for at in self._offsets[known.dims[0]][group:group + 2])
+            start, stop = 0 if start is None else start, high - low if stop is None else stop
+            if not 0 <= start <= stop <= high - low:
+                raise IndexError(f"{self.url} {variable}: rows {start}:{stop} of {high - low}")
+            return self._reader.rows(variable, low + start, low + stop)
         if self.meta.evolves(variable):
             return self._reader.evolving(variable, group, start, stop)
         return self._reader.constant(variable, group)
+
+    def rows(self, dim: str) -> np.ndarray:
+        """How many rows of a ragged dimension each group has, ``(groups,)`` int64; raises `InputError` if there is no
+        such dimension."""
+        if dim not in self._offsets:
+            raise InputError(self.url, key=dim, found="no ragged dimension",
+                             expected=f"one of {', '.join(self._offsets) or 'none'}", fix="correct the name")
+        return np.diff(self._offsets[dim])
 
     def coord(self, name: str) -> np.ndarray:
         """Values of a coordinate ``(n,)``; labels as numpy strings. Raises `InputError` if there is none."""

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from sciml.data import statistics
+from sciml.data import ragged, statistics
 from sciml.data.chunks import zarr_store
 from sciml.data.guard import local_path
 from sciml.data.layout import chunks_and_shards
-from sciml.data.schema import AxisMeta, Provenance, Splits, StoreMeta, Variable
+from sciml.data.schema import AxisMeta, Provenance, Splits, StoreMeta, Variable, array_dims, evolves
 from sciml.errors import InputError
 from sciml.recipe import Section
 
@@ -43,6 +43,7 @@ class StoreDraft(Section):
     groups: int
     variables: dict[str, Variable]
     axes: dict[str, AxisMeta]
+    ragged: dict[str, str] = Field(default_factory=dict)
     dt: float | None
     splits: Splits
     provenance: Provenance
@@ -76,9 +77,11 @@ def may_write(path: str, overwrite: bool) -> None:
 
 
 def check_fits(dataset: xr.Dataset, draft: StoreDraft, where: object) -> None:
-    """Raises `InputError` if the dataset's variables, dimensions or coordinates are not the ones of the draft."""
+    """Raises `InputError` if the dataset's variables, dimensions, coordinates or numbers of rows are not the ones of
+    the draft."""
+    ragged.check_described(draft.variables, draft.axes, draft.ragged, where)
     for name, variable in draft.variables.items():
-        dims = (draft.group_dim, *variable.dims)
+        dims = array_dims(variable, draft.group_dim, draft.ragged)
         if name not in dataset.data_vars or dataset[name].dims != dims:
             found = dataset[name].dims if name in dataset.data_vars else "no such variable"
             raise InputError(where, key=name, found=found, expected=f"dimensions {dims}",
@@ -86,12 +89,9 @@ def check_fits(dataset: xr.Dataset, draft: StoreDraft, where: object) -> None:
         if dataset[name].dtype.kind not in "fiub":
             raise InputError(where, key=name, found=f"values of type {dataset[name].dtype}", expected="numbers",
                              fix="leave it out or encode it as numbers")
-        unknown = [d for d in variable.dims if d not in draft.axes]
-        timed = [d for d in variable.dims if d in draft.axes and draft.axes[d].kind == "time"]
-        if unknown or timed not in ([], list(variable.dims[:1])):
-            raise InputError(where, key=name, found=f"dimensions {dims}",
-                             expected=f"axes among {', '.join(draft.axes)}, time right after {draft.group_dim}",
-                             fix="describe axes; transpose time to the front")
+        if variable.role == "rows" and dataset[name].dtype != np.int64:
+            raise InputError(where, key=name, found=f"values of type {dataset[name].dtype}", expected="int64",
+                             fix="convert them")
     for axis in draft.axes:
         if axis not in dataset.coords:
             raise InputError(where, key=axis, found="no coordinate", expected="one value per index",
@@ -102,6 +102,7 @@ def check_fits(dataset: xr.Dataset, draft: StoreDraft, where: object) -> None:
     if any(block.group >= draft.groups for name in ("train", "validation", "test") for block in draft.splits.of(name)):
         raise InputError(where, key="splits", found="a block outside the groups", expected=f"group < {draft.groups}",
                          fix="correct the split")
+    ragged.offsets_of(dataset, draft.ragged, where)
 
 
 def _write_arrays(dataset: xr.Dataset, draft: StoreDraft, target: str, progress: Progress | None) -> None:
@@ -112,15 +113,18 @@ def _write_arrays(dataset: xr.Dataset, draft: StoreDraft, target: str, progress:
         {name: _plain(coord) for name, coord in keep.items()})
     lean.attrs = _json(dataset.attrs)
     encoding: dict[str, dict[str, Any]] = {}
+    counted = {name: dim for dim, name in draft.ragged.items()}
     for name, variable in draft.variables.items():
         array = lean[name]
-        timed = bool(variable.dims) and draft.axes[variable.dims[0]].kind == "time"
+        timed = evolves(variable, draft.axes)
         chunks, shards = chunks_and_shards(array.shape, array.dtype.itemsize, time=timed)
         array = array.chunk(dict(zip(array.dims, shards, strict=True)))
         array.encoding = {}
         array.attrs = _json(array.attrs) | {"role": variable.role, "units": variable.unit}
         if variable.long_name:
             array.attrs["long_name"] = variable.long_name
+        if name in counted:
+            array.attrs["sample_dimension"] = counted[name]
         lean[name] = array
         encoding[name] = {"chunks": chunks, "shards": shards, "compressors": [ZstdCodec(level=1, checksum=True)]}
     for name, axis in draft.axes.items():
@@ -187,7 +191,8 @@ def _finish(draft: StoreDraft, target: str, accept: Accept | None) -> None:
         zarr.consolidate_metadata(storage, zarr_format=3)
     written = xr.open_zarr(zarr_store(target, read_only=True), chunks=None, consolidated=True)
     notes = (*draft.notes, *(accept(written) if accept is not None else ()))
-    moments, tendency = statistics.compute(written, draft.variables, draft.axes, draft.splits.train)
+    moments, tendency = statistics.compute(written, draft.variables, draft.axes, draft.splits.train,
+                                           ragged=draft.ragged)
     described = {name: getattr(draft, name) for name in StoreDraft.model_fields}
     meta = StoreMeta(**described | {"notes": notes, "moments": moments, "tendency": tendency})
     group = zarr.open_group(storage, mode="r+", use_consolidated=True)

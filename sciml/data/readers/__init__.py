@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GROUP = "sciml.data.readers"
 COMMON = frozenset({"format", "select", "limits"})
+GENERAL = frozenset({"csv", "parquet", "numpy"})
+"""Formats of any table or array: they stand back where another reader knows the layout, or refuses it."""
 SAMPLE_BYTES = 16 << 20
 
 
@@ -41,13 +43,26 @@ class Reader(Protocol):
 def recognise(path: str | Path, limit_bytes: int = SAMPLE_BYTES) -> Guess:
     """What a file, folder or fsspec URL is. Values are read from at most `limit_bytes`.
 
+    A refusal counts where no other reader knows the layout (NWB files hold references, which readers of fields refuse).
     Raises `InputError` if it is of no known format, of several, damaged, or refused by the guards.
     """
     from sciml.data.files import head, require
 
     require(path)
-    guesses = [found for name in registry.names(GROUP)
-               if (found := registry.find(GROUP, name).recognise(str(path), limit_bytes)) is not None]
+    guesses: list[Guess] = []
+    refusals: dict[str, InputError] = {}
+    for name in registry.names(GROUP):
+        try:
+            found = registry.find(GROUP, name).recognise(str(path), limit_bytes)
+        except InputError as refusal:
+            refusals[name] = refusal
+            continue
+        guesses += [] if found is None else [found]
+    known = [guess for guess in guesses if guess.format not in GENERAL]
+    for name, refusal in refusals.items():
+        if not known and (name not in GENERAL or not guesses):
+            raise refusal
+    guesses = known or guesses
     if not guesses:
         raise InputError(path, found=_first_look(head(path, 64)),
                          expected=f"one of: {', '.join(registry.names(GROUP))}",

@@ -50,11 +50,16 @@ def _series(guess: Guess) -> Iterator[str]:
 
 
 def _fields(guess: Guess) -> Iterator[str]:
+    if guess.domain == "spikes" and all(map(guess.unit_known, guess.variables)):
+        return
     yield "variables:"
     for variable in guess.variables:
-        dims = ", ".join(variable.dims[1:])
-        yield (f"  {_text(variable.name)}: {{role: {variable.role}, unit: {_text(variable.unit)}, dims: [{dims}]}}"
-               + ("" if variable.unit else f'{FILL} unit: for example "m/s", "1" if it has none'))
+        known, ragged = guess.unit_known(variable), guess.axes[variable.dims[0]].kind == "ragged"
+        entries = [f"role: {variable.role}"]
+        entries += [f"unit: {_text(variable.unit)}"] if variable.unit or not known else []
+        entries += [] if ragged else [f"dims: [{', '.join(variable.dims[1:])}]"]
+        yield (f"  {_text(variable.name)}: {{{', '.join(entries)}}}"
+               + ("" if known else f'{FILL} unit: for example "m/s", "1" if it has none'))
 
 
 def _axes(guess: Guess) -> Iterator[str]:
@@ -81,6 +86,8 @@ def _remark(axis: AxisGuess) -> str:
 
 
 def _split(guess: Guess) -> str:
+    if guess.domain == "spikes":
+        return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}  # gap: a second unless given"
     if guess.domain == "series" or guess.axes[guess.group_dim].size < 3:
         return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}"
     return "split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciml.data.ragged import dims_of
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -29,7 +31,7 @@ class VariableGuess:
 
 @dataclass(frozen=True)
 class AxisGuess:
-    """One dimension: kind as in `sciml.data.schema.AxisMeta`; step None where it is not uniform."""
+    """One dimension: kind as in `sciml.data.schema.AxisMeta`, or ragged; step None where it is not uniform."""
 
     kind: str
     size: int
@@ -56,6 +58,10 @@ class Guess:
     suspicious: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def unit_known(self, variable: VariableGuess) -> bool:
+        """Whether a variable has a unit, or its members have (what those lack is listed by member)."""
+        return bool(variable.unit) or any(self.axes[dim].label_units for dim in variable.dims)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -84,6 +90,8 @@ class Guess:
 
 
 def _axis_text(axis: AxisGuess) -> str:
+    if axis.kind == "ragged":
+        return f"ragged, {axis.size} rows in all"
     span = f", {axis.first} … {axis.last}" if axis.first else ""
     step = f" step {axis.step:g}" if axis.step is not None else ""
     period = f", period {axis.period:g}" if axis.period is not None else ""
@@ -98,7 +106,9 @@ def guess(dataset: xr.Dataset, path: str, *, options: Mapping[str, Any] | None =
           limit_bytes: int = SAMPLE_BYTES) -> Guess:
     """A `Guess` from what a reader returned: metadata and coordinates in full, values from at most `limit_bytes`."""
     domain, group_dim = dataset.attrs["domain"], dataset.attrs["group_dim"]
-    axes = {str(dim): _axis(dataset, str(dim)) for dim in dataset.sizes}
+    ragged = dims_of(dataset)
+    axes = {str(dim): AxisGuess("ragged", dataset.sizes[dim], None) if dim in ragged else _axis(dataset, str(dim))
+            for dim in dataset.sizes}
     variables = tuple(VariableGuess(str(name), v.attrs["role"], tuple(map(str, v.dims)), v.shape, str(v.dtype),
                                     v.attrs.get("units")) for name, v in dataset.data_vars.items())
     suspicious = [*dataset.attrs.get("suspicious", ()), *_look_at_axes(dataset, group_dim),
@@ -113,9 +123,9 @@ def _axis(dataset: xr.Dataset, dim: str) -> AxisGuess:
     if dim not in dataset.coords:
         return AxisGuess("set", size, "1")
     coord = dataset.coords[dim]
-    if dim == "variate":
+    if f"{dim}_unit" in dataset.coords:
         return AxisGuess("set", size, "1", labels=tuple(map(str, coord.values)),
-                         label_units=tuple(map(str, dataset["variate_unit"].values)))
+                         label_units=tuple(map(str, dataset[f"{dim}_unit"].values)))
     kind = coord.attrs.get("kind", "set")
     values = coord.values
     first, last = (str(values[0]), str(values[-1])) if size else ("", "")
@@ -150,7 +160,7 @@ def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Ma
     if "time" not in axes:
         yield "time axis: none found"
     for name, axis in axes.items():
-        if name == group_dim or axis.kind == "set":
+        if name == group_dim or axis.kind in ("set", "ragged"):
             continue
         if axis.unit is None:
             yield f"unit of axis {name}"
@@ -161,7 +171,7 @@ def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Ma
             if not unit:
                 yield f"unit of variate {label}"
     for variable in variables:
-        if variable.unit is None and variable.name != "value":
+        if variable.unit is None and not any(axes[dim].label_units for dim in variable.dims):
             yield f"unit of variable {variable.name}"
 
 
@@ -205,7 +215,7 @@ def _look_at_values(dataset: xr.Dataset, limit_bytes: int) -> Iterator[str]:
 
 def _constant(dataset: xr.Dataset, name: str, sample: np.ndarray) -> Iterator[str]:
     variable = dataset[name]
-    if variable.attrs["role"] not in ("state", "covariate") or sample.size < 2:
+    if variable.attrs["role"] not in ("state", "covariate", "label") or sample.size < 2:
         return
     if "variate" in variable.dims:
         for label, column in zip(dataset["variate"].values, np.moveaxis(sample, -1, 0)):
