@@ -51,6 +51,7 @@ class Question:
     """One thing an evaluation asks: these windows, `steps` rollout steps (0: the direct prediction of the targets).
 
     block: that many consecutive windows are dependent (overlapping); intervals resample blocks of at least that many.
+    baseline_name: of the floor of this question, if it has another name than the adapter's.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Question:
     steps: int = 0
     block: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    baseline_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,8 @@ def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, o
         if lost:
             interval = replace(interval, difference=math.nan, low=math.nan, high=math.nan)
         result.scores.append(Row(
-            question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)), adapter.baseline_name,
+            question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
+            question.baseline_name or adapter.baseline_name,
             interval, "worse" if lost else interval.verdict(higher=metric.higher), len(a)))
 
 

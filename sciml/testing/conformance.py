@@ -254,7 +254,9 @@ def check_gradients(subject: Subject) -> None:
 
 
 def check_advance(subject: Subject) -> None:
-    """A step moves time by exactly one dt, k steps by k, and can be differentiated."""
+    """A step moves time by exactly one dt, k steps by k, and can be differentiated; of an adapter that says it is
+    `uneven` (a step is an event), it moves time."""
+    uneven = getattr(subject.adapter, "uneven", False)
     for store in subject.stores:
         sample = subject.adapter.starts(store, "train")[0]
         state = subject.adapter.initial(sample)
@@ -267,12 +269,12 @@ def check_advance(subject: Subject) -> None:
             state = replace(map_tensors(advanced, torch.Tensor.detach), cache=predicted.cache)
             subject.hold(state.step == step, f"after {step} steps State.step is {state.step}", "add 1 in advance")
             first = first or state.elapsed
-            if store.meta.dt is not None:
+            if store.meta.dt is not None and not uneven:
                 subject.hold(abs(state.elapsed - step * first) <= 1e-9 * step * first,
                              f"{step} steps move time by {state.elapsed!r}, one by {first!r}",
                              "add dt to State.elapsed, a float64 that no float32 tensor was part of")
         subject.hold(first > 0, "advance does not move State.elapsed", "add dt to it")
-        if store.meta.dt is not None:
+        if store.meta.dt is not None and not uneven:
             ratio = first / store.meta.dt
             subject.hold(abs(ratio - round(ratio)) <= 1e-6 * ratio, f"a step is {ratio} dt of the store",
                          "elapsed is in the store's unit of time, a step a whole number of dt")

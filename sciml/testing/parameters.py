@@ -16,12 +16,16 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
     """Parameter name → why these batches of a domain cannot use it."""
     reasons = {}
     idle = dict(_idle_mixers(operator, batches))
+    asked = {head for b in batches for head in b.targets}
+    silent = tuple(f"ports.{spec.domain}.heads.{head}." for head in spec.heads if head not in asked)
     gaps = any(b.observed is not None and not bool(b.observed.all()) for b in batches)
     for name, _ in operator.named_parameters():
         if name.startswith("ports.") and not name.startswith(f"ports.{spec.domain}."):
             reasons[name] = "belongs to another domain"
         elif name.startswith("levels.") and ".context." in name and spec.context is None:
             reasons[name] = "the domain has no context"
+        elif name.startswith(silent):
+            reasons[name] = "no sample asks for this head"
         elif name in idle:
             reasons[name] = idle[name]
         elif ".stem.missing." in name and not gaps:

@@ -1,0 +1,257 @@
+"""Spikes in bins: counts on the lattice (unit: set, time), next bins, hidden cells and behaviour from one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from sciml.adapter import Arrays, Metric, Question
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
+from sciml.domains.spikes.config import SpikesConfig
+from sciml.domains.spikes.encode import (
+    CHANNEL,
+    HEADS,
+    Frame,
+    Window,
+    columns,
+    encode_window,
+    inputs,
+    rate_target,
+    window_of,
+)
+from sciml.domains.spikes.fitted import Fitted, fit_of, known
+from sciml.domains.spikes.fitted import fit as fit_dataset
+from sciml.domains.spikes.history import HistoryState
+from sciml.domains.spikes.layout import Layout
+from sciml.domains.spikes.sampling import draw_counts
+from sciml.domains.spikes.scores import METRICS, normaliser
+from sciml.domains.spikes.scores import score as score_windows
+from sciml.domains.spikes.windows import Source, SpikeWindows, split_windows
+from sciml.errors import InputError
+from sciml.recipe import validate
+from sciml.tokens import HeadSpec, Outputs, Slots, State, TokenBatch, TokenSpec
+
+DEPENDENT_S = 10.0
+REFERENCE_BINS = 32
+MOST_PER_BIN = 2
+QUESTIONS = {"next": "next_bin", "masked": "masked", "behaviour": "behaviour"}
+
+
+@dataclass(frozen=True)
+class Binned:
+    """Log-rates that correct each unit's mean rate (link space: log spikes per bin), and standardised behaviour.
+
+    datasets: what is known of each, by name. reference_s: the time by which coordinates are divided, of the first data
+    set fitted. A rollout step draws one bin of all units, each Poisson given the past.
+    """
+
+    config: SpikesConfig
+    datasets: Mapping[str, Fitted] = field(default_factory=dict)
+    reference_s: float | None = None
+    name: str = "spikes"
+    differentiate: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> str:
+        return self.config.objective
+
+    @property
+    def baseline_name(self) -> str:
+        return "glm" if self.config.floor == "glm" else "smoothed rate"
+
+    @classmethod
+    def create(cls, config: Mapping[str, Any]) -> Self:
+        return cls(validate(SpikesConfig, dict(config), where="domains.spikes"))
+
+    def fit(self, store: Store) -> Self:
+        """Reads the training and validation splits only. See `sciml.domains.spikes.fitted.fit`."""
+        fitted = fit_dataset(store, self.config)
+        reference = self.reference_s or REFERENCE_BINS * fitted.bin_s
+        return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference_s=reference)
+
+    def floor(self) -> Self:
+        """The same adapter whose baseline is the classical predictor of each task."""
+        return replace(self, config=self.config.model_copy(update={"corrects": "floor"}))
+
+    def spec(self) -> TokenSpec:
+        kind, frame = "members" if self.config.slots else "lattice", self._frame()
+        own = frame.own_conditions
+        heads = {}
+        for task in self.config.tasks:
+            heads[HEADS[task]] = (HeadSpec("along_time", frame.behaviours) if task == "behaviour"
+                                  else HeadSpec(kind, (CHANNEL,), link="log"))
+        return TokenSpec(
+            domain=self.name, channels=(CHANNEL,), heads=heads, lattice_conditions=frame.lattice_conditions,
+            identities={f"{name}/unit": fit.units for name, fit in self.datasets.items()}, patch=self.config.patch,
+            slots=Slots("unit", self.config.slots, own) if self.config.slots else None, units={CHANNEL: "1"})
+
+    def open(self, store: Store, split: SplitName, *, train: bool = False) -> SpikeWindows:
+        """Windows of all tasks for training, each batch with one of them; else of the first task."""
+        tasks = list(self.config.tasks) if train else list(self.config.tasks)[:1]
+        return split_windows(self._source(store), split, self.config, tasks, train=train)
+
+    def starts(self, store: Store, split: SplitName) -> list[xr.Dataset]:
+        """Every block of the split: its first bins to start from (as many as `tasks.next` sees before), then the truth."""
+        source = self._source(store)
+        before = self.config.tasks["next"].before if "next" in self.config.tasks else REFERENCE_BINS
+        blocks = [b for b in source.layout.blocks(split) if b.stop - b.start > before]
+        return [source.sample(b.group, b.start, b.stop).assign_attrs(look_back=before, task="next", causal=1)
+                for b in blocks]
+
+    def encode(self, sample: xr.Dataset) -> TokenBatch:
+        """Attributes: dataset, task (default: the first one configured), causal; scored_from and scored_to if only some
+        bins are asked for. What a sample doesn't bring is not known."""
+        fit = fit_of(self.datasets, sample)
+        task = str(sample.attrs.get("task", next(iter(self.config.tasks))))
+        if task not in self.config.tasks:
+            raise InputError(sample.attrs.get("source", "sample"), key="task", found=task,
+                             expected=f"one of {', '.join(self.config.tasks)}", fix="train on that task first")
+        causal = int(self.config.tasks[task].causal)  # type: ignore[index]
+        return encode_window(fit, self._frame(), sample.assign_attrs(causal=sample.attrs.get("causal", causal)), task)
+
+    def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
+        """``count (sample, time, unit)``, expected per bin, or ``behaviour_value (sample, time, behaviour)`` in its
+        units.
+
+        ``known``: where the batch holds a truth."""
+        fit = known(self.datasets, batch.dataset, "batch")
+        (head, target), = batch.targets.items()
+        value = predictions[head].detach().cpu().double()
+        mask = target.mask.expand(value.shape).cpu().numpy()
+        if head == "behaviour":
+            place = [self._frame().behaviours.index(name) for name in fit.behaviour.labels]
+            values = value[:, 0, :, place].numpy() * fit.behaviour.std + fit.behaviour.mean
+            return self._dataset(batch, "behaviour_value", values, mask[:, 0][..., place])
+        members = [fit.units[i] for i in _members(batch)]
+        made = self._dataset(batch, "count", value[..., 0].exp().numpy().swapaxes(1, 2), mask[..., 0].swapaxes(1, 2))
+        return made.assign_coords(unit=members)
+
+    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
+        return outputs
+
+    def initial(self, sample: xr.Dataset) -> State:
+        """From the first `look_back` bins (attribute; default all); the truth after them is not used, but the stimulus
+        is. Random numbers come from the seed of `sampling`, or the sample's attribute ``seed``."""
+        if "next" not in self.config.tasks:
+            raise InputError(sample.attrs.get("source", "sample"), key="tasks", found=", ".join(self.config.tasks),
+                             expected="next among them", fix="train on tasks.next to generate activity")
+        fit, frame = fit_of(self.datasets, sample), self._frame()
+        steps = int(sample.attrs.get("look_back", sample.sizes["time"]))
+        window = window_of(fit, frame, sample.isel(time=slice(0, steps)).assign_attrs(causal=1))
+        ahead = columns(sample, "stimulus", fit.stimulus.labels, "sample")[None, steps:]
+        seed = int(sample.attrs.get("seed", self.config.sampling.seed))
+        origin = float(sample["time"].values[0]) if "time" in sample.coords else 0.0
+        batch, past = self._next(fit, window)
+        return State(batch, cache=[], rng=torch.Generator().manual_seed(seed).get_state(),
+                     extra={"averages": past.averages, "recent": past.recent, "stimulus": ahead, "last": window.counts[:, -1],
+                            "origin": torch.tensor(origin, dtype=torch.float64)})
+
+    def advance(self, state: State, outputs: Outputs) -> State:
+        """One bin: counts drawn from the rate of the bin after the last; time moves by the width of a bin."""
+        fit = known(self.datasets, state.batch.dataset, "rollout")
+        generator = torch.Generator()
+        assert state.rng is not None
+        generator.set_state(state.rng)
+        batch, members = state.batch, _members(state.batch)
+        log_rate = batch.targets["next"].predict(outputs["next"])[:, :, -1, 0]  # (B, N)
+        drawn = draw_counts(log_rate.clamp(-20.0, 5.0), self._most(fit), self.config.sampling, generator)
+        first = round(float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s / fit.bin_s) + 1
+        ahead = state.extra["stimulus"]
+        stimulus = ahead[:, :1] if ahead.shape[1] else drawn.new_full((len(drawn), 1, ahead.shape[2]), torch.nan)
+        past = HistoryState(state.extra["recent"], state.extra["averages"])
+        window = Window(drawn[:, None], past, stimulus, first, True, members, batch.sources)
+        following, past = self._next(fit, window)
+        return replace(state, batch=following, step=state.step + 1, elapsed=(state.step + 1) * fit.bin_s,
+                       rng=generator.get_state(), extra={
+                           "averages": past.averages, "recent": past.recent, "stimulus": ahead[:, 1:], "last": drawn, "rate": log_rate.exp(),
+                           "origin": state.extra["origin"]})
+
+    def observe(self, state: State) -> xr.Dataset:
+        """The bin drawn last: ``count (sample, time = 1, unit)`` and ``rate``, its expected count; before the first step,
+        the last bin known."""
+        fit, batch = known(self.datasets, state.batch.dataset, "rollout"), state.batch
+        at = float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s + float(state.extra["origin"])
+        dims, attrs = ("sample", "time", "unit"), {"units": "1"}
+        data = {name: (dims, state.extra[key].detach().cpu().double().numpy()[:, None], attrs)
+                for name, key in (("count", "last"), ("rate", "rate")) if key in state.extra}
+        when = np.full((batch.num_segments, 1), at)
+        return xr.Dataset(data, coords={
+            "valid_time": (("sample", "time"), when, {"units": "s"}), "unit": [fit.units[i] for i in _members(batch)],
+            "source": ("sample", list(batch.sources))}, attrs={"domain": self.name, "dataset": fit.name})
+
+    def questions(self, store: Store, split: SplitName) -> list[Question]:
+        """One per task: `next_bin`, `masked` (the held-out units, if any are), `behaviour`."""
+        source, result = self._source(store), []
+        for task, window in self.config.tasks.items():
+            windows = split_windows(source, split, self.config, [task])
+            windows = replace(windows, train=False, blocks=source.layout.blocks(split))
+            block = max(1, round(DEPENDENT_S / (window.scored * source.layout.bin_s)))
+            baseline = {"behaviour": "ridge"}.get(task, "")
+            result.append(Question(QUESTIONS[task], windows, block=block, options=normaliser(windows, task),
+                                   baseline_name=baseline))
+        return result
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return METRICS
+
+    def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+        return score_windows(dict(question.options), prediction, truth)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parts = {name: fit.state() for name, fit in self.datasets.items()}
+        config = {"config": self.config.model_dump(mode="json"), "reference_s": self.reference_s,
+                  "datasets": {name: part[0] for name, part in parts.items()}}
+        return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
+        datasets = {}
+        for name, part in config["datasets"].items():
+            own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
+            datasets[name] = Fitted.restore(name, part, own)
+        return cls(validate(SpikesConfig, config["config"], where="checkpoint"), datasets, config["reference_s"])
+
+    def _next(self, fit: Fitted, window: Window) -> tuple[TokenBatch, HistoryState]:
+        """A causal batch whose every cell asks for the next bin, without a truth."""
+        unknown = torch.full_like(window.counts, torch.nan)
+        target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool))
+        return inputs(fit, self._frame(), window, {"next": target})
+
+    def _most(self, fit: Fitted) -> int:
+        """Counts that a bin can hold in generation: far beyond what the busiest unit's mean makes likely."""
+        busiest = float(fit.history.rate.max())
+        return int(8 + MOST_PER_BIN * busiest + 8 * busiest**0.5)
+
+    def _source(self, store: Store) -> Source:
+        return Source(Layout.of(store, self.config.bin_s, self.config.behaviours), known(self.datasets, store.meta.dataset, store.url))
+
+    def _frame(self) -> Frame:
+        def union(name: str) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(n for fit in self.datasets.values() for n in getattr(fit, name).labels))
+        return Frame(self.reference_s or 1.0, self.config.slow_s, self.config.lags, union("behaviour"), union("stimulus"),
+                     self.config.corrects == "floor")
+
+    def _dataset(self, batch: TokenBatch, name: str, values: np.ndarray, mask: np.ndarray) -> xr.Dataset:
+        fit, dim = known(self.datasets, batch.dataset, "batch"), "unit" if name == "count" else "behaviour"
+        dims = ("sample", "time", dim)
+        made = xr.Dataset({name: (dims, values), "known": (dims, mask)},
+                          coords={"source": ("sample", list(batch.sources))},
+                          attrs={"domain": self.name, "dataset": fit.name})
+        if name == "count":
+            made["count"].attrs["units"] = "1"
+            return made
+        return made.assign_coords(behaviour=list(fit.behaviour.labels),
+                                  behaviour_unit=("behaviour", list(fit.behaviour.units)))
+
+
+def _members(batch: TokenBatch) -> np.ndarray:
+    ids = batch.axes[0].ids
+    assert ids is not None
+    return ids[0].cpu().numpy()

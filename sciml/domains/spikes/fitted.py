@@ -1,0 +1,228 @@
+"""What the adapter knows of one data set, learnt from its store: units, clock, statistics and classical baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from sciml.data.schema import Block
+from sciml.data.store import Store
+from sciml.domains.spikes.config import SpikesConfig, Task
+from sciml.domains.spikes.decoders import RidgeDecoder, Window
+from sciml.domains.spikes.glm import GLM, HELD_OUT_BASES, select
+from sciml.domains.spikes.history import Basis, History, Recording
+from sciml.domains.spikes.layout import Layout
+from sciml.domains.spikes.smoothed import SmoothedRate
+from sciml.errors import InputError
+
+Floor = GLM | SmoothedRate | RidgeDecoder
+KINDS: Mapping[str, type[Any]] = {"glm": GLM, "smoothed rate": SmoothedRate, "ridge decoder": RidgeDecoder}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Named series beside the spikes: labels, units, training mean and standard deviation ``(K,)``."""
+
+    labels: tuple[str, ...]
+    units: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, labels: Sequence[str], units: Sequence[str], values: np.ndarray) -> Columns:
+        """Of ``(T, K)`` training values; NaN is unknown."""
+        known = np.isfinite(values)
+        count = np.maximum(known.sum(0), 1)
+        mean = np.where(known, values, 0.0).sum(0, dtype=np.float64) / count
+        std = np.sqrt(np.square(np.where(known, values - mean, 0.0), dtype=np.float64).sum(0) / count)
+        return cls(tuple(labels), tuple(units), mean, np.where(std > 0, std, 1.0))
+
+    def state(self) -> dict[str, Any]:
+        return {"labels": list(self.labels), "units": list(self.units), "mean": self.mean.tolist(),
+                "std": self.std.tolist()}
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any]) -> Columns:
+        return cls(tuple(config["labels"]), tuple(config["units"]), np.array(config["mean"], np.float64),
+                   np.array(config["std"], np.float64))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One data set. history: how the operator is given the past of each unit, with the training rates. floors: by task,
+    the classical predictor that scores are printed beside. held_out: units that `masked` never shows."""
+
+    name: str
+    units: tuple[str, ...]
+    bin_s: float
+    history: History
+    behaviour: Columns
+    stimulus: Columns
+    held_out: tuple[int, ...]
+    floors: Mapping[str, Floor]
+
+    @property
+    def log_rate(self) -> Tensor:
+        """``(N,)`` log of the mean training count per bin, float32; of a silent unit, of half a spike in training."""
+        return self.history.rate.clamp_min(1e-6).log().float()
+
+    def members(self, labels: Sequence[str], *, where: object) -> np.ndarray:
+        """Places of these labels among the units. Raises `InputError` on one that was not fitted."""
+        if tuple(labels) == self.units:
+            return np.arange(len(self.units))
+        unknown = [label for label in labels if label not in self.units]
+        if unknown:
+            raise InputError(where, key="unit", found=", ".join(unknown[:5]),
+                             expected=f"some of the {len(self.units)} units fitted",
+                             fix="a new session has new units: fit it under its own name (sciml finetune)")
+        return np.array([self.units.index(label) for label in labels])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        history, arrays = self.history.state()
+        arrays = {f"history/{key}": value for key, value in arrays.items()}
+        floors = {}
+        for task, floor in self.floors.items():
+            floors[task], parts = floor.state()
+            arrays |= {f"{task}/{key}": value for key, value in parts.items()}
+        return {"units": list(self.units), "bin_s": self.bin_s, "history": history, "floors": floors,
+                "behaviour": self.behaviour.state(), "stimulus": self.stimulus.state(),
+                "held_out": list(self.held_out)}, arrays
+
+    @classmethod
+    def restore(cls, name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fitted:
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
+        floors = {task: KINDS[saved["kind"]].restore(saved, part(task)) for task, saved in config["floors"].items()}
+        return cls(name, tuple(config["units"]), float(config["bin_s"]),
+                   History.restore(config["history"], part("history")), Columns.restore(config["behaviour"]),
+                   Columns.restore(config["stimulus"]), tuple(config["held_out"]), floors)
+
+
+def known(datasets: Mapping[str, Fitted], name: str, where: object) -> Fitted:
+    """Raises `InputError` on a data set that was not fitted."""
+    if name not in datasets:
+        raise InputError(where, key="dataset", found=name, expected=f"one of {', '.join(datasets) or 'none yet'}",
+                         fix="fit the adapter to its store first (sciml finetune)")
+    return datasets[name]
+
+
+def fit_of(datasets: Mapping[str, Fitted], sample: xr.Dataset) -> Fitted:
+    """By the sample's attribute ``dataset``, or the only one there is."""
+    where = sample.attrs.get("source", "sample")
+    if "dataset" not in sample.attrs and len(datasets) != 1:
+        raise InputError(where, key="dataset", found="no attribute", expected=f"one of {', '.join(datasets)}",
+                         fix="set dataset.attrs['dataset']")
+    return known(datasets, str(sample.attrs.get("dataset", next(iter(datasets), ""))), where)
+
+
+def fit(store: Store, config: SpikesConfig) -> Fitted:
+    """Statistics and floors from training, their hyper-parameters from validation; nothing of test is read.
+
+    Raises `InputError` if a task needs what the store doesn't hold.
+    """
+    layout = Layout.of(store, config.bin_s, config.behaviours)
+    recordings = recordings_of(layout)
+    history = History.fit(recordings, Basis(1, 0, 0.5, config.slow_s), layout.bin_s)
+    labelled = labelled_blocks(layout.blocks("train"), config)
+    behaviour = Columns.fit(layout.labels["behaviour"], layout.behaviour_units, _rows(layout, labelled, "behaviour"))
+    stimulus = Columns.fit(layout.labels["stimulus"], ("1",) * len(layout.labels["stimulus"]),
+                           _rows(layout, layout.blocks("train"), "stimulus"))
+    made = Fitted(store.meta.dataset, layout.units, layout.bin_s, history, behaviour, stimulus,
+                  _held_out(layout, config), {})
+    if "behaviour" in config.tasks and not behaviour.labels:
+        raise InputError(store.url, key="domains.spikes.tasks.behaviour", found="a store without behaviour",
+                         expected="behaviour (recording, time, behaviour)", fix="leave the task out")
+    return replace(made, floors={task: _floor(task, layout, recordings, made, config, labelled)
+                                 for task in config.tasks})
+
+
+def recordings_of(layout: Layout) -> list[Recording]:
+    """The recordings that training or validation are in."""
+    found = []
+    for group in range(layout.store.meta.groups):
+        blocks = {split: [b for b in layout.blocks(split) if b.group == group] for split in ("train", "validation")}  # type: ignore[arg-type]
+        if any(blocks.values()):
+            last = max(b.stop for part in blocks.values() for b in part)
+            counts = torch.from_numpy(layout.recorded(group).count[:last])
+            found.append(Recording(counts, *(_inside(part, len(counts)) for part in blocks.values())))
+    return found
+
+
+def _inside(blocks: Sequence[Block], steps: int) -> Tensor:
+    mask = torch.zeros(steps, dtype=torch.bool)
+    for block in blocks:
+        mask[block.start:block.stop] = True
+    return mask
+
+
+def labelled_blocks(blocks: Sequence[Block], config: SpikesConfig) -> tuple[Block, ...]:
+    """The part of the training blocks whose behaviour may be used: contiguous, its place drawn by a seed."""
+    if config.labelled >= 1:
+        return tuple(blocks)
+    total = sum(b.stop - b.start for b in blocks)
+    size = max(1, round(config.labelled * total))
+    first = int(np.random.default_rng(config.labelled_seed).integers(0, total - size + 1))
+    kept, passed = [], 0
+    for b in blocks:
+        low, high = max(first, passed), min(first + size, passed + b.stop - b.start)
+        if high > low:
+            kept.append(Block(group=b.group, start=b.start + low - passed, stop=b.start + high - passed))
+        passed += b.stop - b.start
+    return tuple(kept)
+
+
+def _rows(layout: Layout, blocks: Sequence[Block], name: str) -> np.ndarray:
+    parts = [getattr(layout.recorded(b.group), name)[b.start:b.stop] for b in blocks]
+    return np.concatenate(parts) if parts else np.zeros((0, len(layout.labels[name])), np.float32)
+
+
+def _held_out(layout: Layout, config: SpikesConfig) -> tuple[int, ...]:
+    wanted = config.masks.held_out
+    if isinstance(wanted, int):
+        if wanted >= len(layout.units):
+            raise InputError(layout.store.url, key="masks.held_out", found=wanted,
+                             expected=f"fewer than the {len(layout.units)} units", fix="hold out fewer")
+        drawn = np.random.default_rng(config.masks.held_out_seed).permutation(len(layout.units))[:wanted]
+        return tuple(sorted(int(i) for i in drawn))
+    unknown = [label for label in wanted if label not in layout.units]
+    if unknown:
+        raise InputError(layout.store.url, key="masks.held_out", found=", ".join(unknown),
+                         expected=f"some of {', '.join(layout.units[:8])} …", fix="correct the labels")
+    return tuple(sorted(layout.units.index(label) for label in wanted))
+
+
+def _floor(task: Task, layout: Layout, recordings: Sequence[Recording], made: Fitted, config: SpikesConfig,
+           labelled: Sequence[Block]) -> Floor:
+    if task == "behaviour":
+        return _ridge(layout, config, labelled)
+    known = any(bool(r.validation.any()) for r in recordings)
+    if not known or (task == "masked" and not made.held_out) or config.floor == "smoothed":
+        return SmoothedRate.fit(recordings, layout.bin_s)
+    stimuli = None
+    if made.stimulus.labels:
+        stimuli = [torch.from_numpy(layout.recorded(g).stimulus[:len(r.counts)])
+                   for g, r in zip(_groups(layout), recordings)]
+    if task == "next":
+        return select(recordings, layout.bin_s, covariates=stimuli)
+    held_in = [i for i in range(len(layout.units)) if i not in made.held_out]
+    return select(recordings, layout.bin_s, HELD_OUT_BASES, held_in=held_in, covariates=stimuli)
+
+
+def _groups(layout: Layout) -> list[int]:
+    return sorted({b.group for split in ("train", "validation") for b in layout.blocks(split)})  # type: ignore[arg-type]
+
+
+def _ridge(layout: Layout, config: SpikesConfig, labelled: Sequence[Block]) -> RidgeDecoder:
+    own = config.tasks["behaviour"]
+    recordings, values = [], []
+    for group, recording in zip(_groups(layout), recordings_of(layout)):
+        mask = _inside([b for b in labelled if b.group == group], len(recording.counts))
+        recordings.append(replace(recording, train=mask))
+        values.append(torch.from_numpy(layout.recorded(group).behaviour[:len(recording.counts)]))
+    return RidgeDecoder.fit(recordings, values, [Window(own.before, own.after, power) for power in (1.0, 0.5)])
