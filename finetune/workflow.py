@@ -75,6 +75,8 @@ def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
     adapter = predictor.adapters.get(domain)
     if adapter is None:
         adapter = registry.find("sciml.domains", domain, where=store.url).create(recipe.domains.get(domain, {}))
+    elif recipe.domains.get(domain, {}) != predictor.recipe.get("domains", {}).get(domain, {}):
+        adapter = adapter.reconfigured(recipe.domains.get(domain, {}))
     predictor.adapters[domain] = adapter = adapter.fit(store)
     spec, known = adapter.spec(), predictor.operator.specs.get(domain)
     if known is not None:

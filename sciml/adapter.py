@@ -97,6 +97,11 @@ class DomainAdapter(Protocol):
         """From the recipe's section ``domains.<name>``, validated by the domain's own model."""
         ...
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        """The same with another section ``domains.<name>``; what was fitted stays. Fine-tuning calls it where the recipe
+        was assigned another section than the checkpoint's."""
+        ...
+
     def fit(self, store: Store) -> Self:
         """Learn statistics and baseline of the store's training split (hyper-parameters on validation)."""
         ...

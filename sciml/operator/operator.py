@@ -31,6 +31,8 @@ class Ports(nn.Module):
         width = config.levels[0].width
         make_stem = registry.find("sciml.operator.stems", "population" if spec.slots else config.stem)
         self.stem = make_stem(spec, config.stem_width, width)
+        if spec.slots is not None:
+            self.stem.member_dropout = config.member_dropout
         self.heads = nn.ModuleDict({name: registry.find("sciml.operator.heads", head.kind)(
             spec, head, config.stem_width, width) for name, head in spec.heads.items()})
         self.conditions = ConditionVector(spec.vector_conditions, config.condition_width)
@@ -119,7 +121,8 @@ class Operator(nn.Module):
         eagerly = self.compiled and runs_eagerly(batch, cache, second_order)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
-        given = HeadInput(F.rms_norm(tokens, tokens.shape[-1:]), sizes, padded, geometry, port.stem.identities, levels)
+        read = F.dropout(F.rms_norm(tokens, tokens.shape[-1:]), self.config.dropout, self.training)
+        given = HeadInput(read, sizes, padded, geometry, port.stem.identities, levels)
         heads = {name: head(given) for name, head in port.heads.items()}
         on_lattice = {name for name, head in port.heads.items() if getattr(head, "on_lattice", False)}
         return Outputs({name: crop(y, cells) if name in on_lattice else y for name, y in heads.items()}, cache)

@@ -59,6 +59,9 @@ class Fields:
     def floor(self) -> Self:
         return replace(self, spectra={}) if self.spectra else self
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        return replace(self, config=validate(FieldsConfig, dict(config), where="domains.fields"))
+
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it."""
         meta = store.meta

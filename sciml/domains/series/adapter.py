@@ -54,6 +54,9 @@ class Series:
     def create(cls, config: Mapping[str, Any]) -> Self:
         return cls(validate(SeriesConfig, dict(config), where="domains.series"))
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        return replace(self, config=validate(SeriesConfig, dict(config), where="domains.series"))
+
     def fit(self, store: Store) -> Self:
         """Reads the training and validation splits only. See `sciml.domains.series.fitted.fit`."""
         fitted = fit_dataset(store, self.config)

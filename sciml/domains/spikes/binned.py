@@ -70,6 +70,13 @@ class Binned:
     def create(cls, config: Mapping[str, Any]) -> Self:
         return cls(validate(SpikesConfig, dict(config), where="domains.spikes"))
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        made = validate(SpikesConfig, dict(config), where="domains.spikes")
+        if made.tokens != self.config.tokens:
+            raise InputError("domains.spikes", key="tokens", found=made.tokens, expected=self.config.tokens,
+                             fix="pretrain another checkpoint: bins and events have other tokens")
+        return replace(self, config=made)
+
     def fit(self, store: Store) -> Self:
         """Reads the training and validation splits only. See `sciml.domains.spikes.fitted.fit`."""
         fitted = fit_dataset(store, self.config)

@@ -68,8 +68,8 @@ def inputs(fit: Fitted, frame: Frame, window: Window,
     its neighbours' and the averages up to and with it."""
     history, dtype = fit.history.of(window.members), window.counts.dtype
     z, excess = history.prepared(window.counts)
-    before, last = history.averages(excess, window.past.averages)
-    slow = history.logs(torch.cat([before[:, 1:], last[:, None]], 1)).permute(3, 0, 2, 1)  # (S, B, N, T)
+    averages = history.scan(excess, window.past.averages)[:, 1:]
+    slow, last = history.logs(averages).permute(3, 0, 2, 1), averages[:, -1]  # (S, B, N, T), (B, N, S)
     lattice = {f"slow_{tau:g}s": slow[i] for i, tau in enumerate(frame.slow_s)}
     recent = torch.cat([window.past.recent.to(z), z], 1)
     longer = torch.nn.functional.pad(recent, (0, 0, frame.lags.before, frame.lags.after))

@@ -2,54 +2,126 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from sciml.data.schema import Block, SplitName
 from sciml.domains.spikes.config import EventConfig
 from sciml.domains.spikes.fitted import Fitted
+from sciml.domains.spikes.hazard import HeldRate, Stretch
 from sciml.domains.spikes.layout import Layout
+from sciml.domains.spikes.windows import Memo
 from sciml.errors import InputError
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The part of a block that lies in one stretch of recording: it lasts from begin_s until stop_s; low ≤ i < high are
+    its events, `first` is the first event of the stretch, before which nothing is known."""
+
+    group: int
+    first: int
+    low: int
+    high: int
+    begin_s: float
+    stop_s: float
+
+    @property
+    def start(self) -> int:
+        """The first event whose following wait lies in the piece: the last one before it, if the stretch has one."""
+        return max(self.low - 1, self.first)
+
+    @property
+    def rows(self) -> int:
+        """Waits that are scored: one after each event from `start` on, the last of them cut at the end."""
+        return max(self.high - self.start, 0)
+
+    @property
+    def scored(self) -> int:
+        """Events that are scored: all but the first of a stretch, for which nothing came before."""
+        return max(self.high - max(self.low, self.first + 1), 0)
+
+
+@dataclass(frozen=True)
 class EventSource:
-    """Stretches of events of one store."""
+    """Stretches of events of one store; floor: what is known of each unit's rate after every event."""
 
     layout: Layout
+    floor: HeldRate | None = None
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
-    def times(self, group: int) -> np.ndarray:
-        time = self.layout.recorded(group).spike_time
-        assert time is not None
-        return time
+    def pieces(self, split: SplitName) -> tuple[Piece, ...]:
+        """A gap of the recording ends the wait before it, and what follows begins anew."""
+        return tuple(self._piece(block, low, high) for block in self.layout.blocks(split)
+                     for low, high in self._stretches(block.group) if low < block.stop and high > block.start)
 
-    def edges(self, block: Block) -> tuple[float, float]:
-        """Seconds from which and until which a block lasts."""
-        start, width = self.layout.start_s, self.layout.bin_s
-        return start + block.start * width, start + block.stop * width
+    def _piece(self, block: Block, low: int, high: int) -> Piece:
+        layout, bins = self.layout, (low, max(low, block.start), min(high, block.stop))
+        first, begin, stop = np.searchsorted(self._bin_places(block.group), bins).tolist()
+        begin_s, stop_s = (layout.start_s + b * layout.bin_s for b in bins[1:])
+        return Piece(block.group, first, begin, stop, begin_s, stop_s)
 
-    def span(self, block: Block) -> tuple[int, int]:
-        """First event of a block and first after it."""
-        low, high = np.searchsorted(self.times(block.group), self.edges(block))
-        return int(low), int(high)
+    def _bin_places(self, group: int) -> np.ndarray:
+        """``(E,)`` where events lie in bins; on an edge, up to rounding, they belong to the later bin, as in counts."""
+        if ("places", group) not in self.memo:
+            time = self.layout.recorded(group).spike_time
+            assert time is not None
+            self.memo["places", group] = (time - self.layout.start_s) / self.layout.bin_s + 1e-9
+        return self.memo["places", group]
 
-    def sample(self, group: int, first: int, last: int, **attrs: float) -> xr.Dataset:
-        """Events first ≤ i < last of a recording."""
-        held, name = self.layout.recorded(group), self.layout.store.meta.dataset
+    def _stretches(self, group: int) -> list[tuple[int, int]]:
+        """First bin and bin after the last of each stretch that was recorded without a gap."""
+        known = np.isfinite(self.layout.recorded(group).count).any(1)
+        edges = np.flatnonzero(np.diff(known, prepend=False, append=False))
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+    def stretches(self, split: SplitName) -> list[Stretch]:
+        """What the floor is fitted on: each piece with all of its stretch before it."""
+        found = []
+        for piece in self.pieces(split):
+            if piece.rows:
+                time, unit = self._events(piece.group, piece.first, piece.high)
+                following = torch.cat([unit[1:], unit.new_full((1,), -1)])
+                high = torch.cat([time[1:], time.new_full((1,), piece.stop_s)])
+                exposed = (high - time.clamp_min(piece.begin_s)).clamp_min(0)
+                before = torch.arange(len(time)) < piece.start - piece.first
+                found.append(Stretch(time, unit, exposed.masked_fill(before, 0), following.masked_fill(before, -1)))
+        return found
+
+    def _events(self, group: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        held = self.layout.recorded(group)
         assert held.spike_time is not None
         assert held.spike_unit is not None
-        return xr.Dataset(
-            {"spike_time": ("spike", held.spike_time[first:last], {"units": "s"}),
-             "spike_unit": ("spike", held.spike_unit[first:last], {"units": "1"})},
-            coords={"unit": list(self.layout.units)},
-            attrs={"domain": "spikes", "dataset": name, "source": f"{name}/recording {group} event {first}", **attrs})
+        return torch.from_numpy(held.spike_time[first:last].copy()), torch.from_numpy(held.spike_unit[first:last].copy())
 
-    def block(self, block: Block) -> xr.Dataset:
-        """All events of a block."""
-        first, last = self.span(block)
-        return self.sample(block.group, first, last, stop_s=self.edges(block)[1])
+    def _floor(self, group: int) -> np.ndarray:
+        """``(E, N)`` log of 1/s after every event of a recording."""
+        if ("floor", group) not in self.memo:
+            assert self.floor is not None
+            places = self._bin_places(group)
+            rates = np.tile(self.floor.rate.log().float().numpy(), (len(places), 1))
+            for bins in self._stretches(group):
+                first, last = np.searchsorted(places, bins).tolist()
+                if last > first:
+                    time, unit = self._events(group, first, last)
+                    rates[first:last] = self.floor.after(Stretch(time, unit, time, unit)).float().numpy()
+            self.memo["floor", group] = rates
+        return self.memo["floor", group]
+
+    def sample(self, group: int, first: int, last: int, **attrs: float) -> xr.Dataset:
+        """Events first ≤ i < last of a recording, and ``floor (spike, unit)`` after each."""
+        time, unit = self._events(group, first, last)
+        name = self.layout.store.meta.dataset
+        data: dict[str, Any] = {"spike_time": ("spike", time.numpy(), {"units": "s"}),
+                                "spike_unit": ("spike", unit.numpy(), {"units": "1"})}
+        if self.floor is not None:
+            data["floor"] = ("spike", "unit"), self._floor(group)[first:last]
+        return xr.Dataset(data, coords={"unit": list(self.layout.units)}, attrs={
+            "domain": "spikes", "dataset": name, "source": f"{name}/recording {group} event {first}", **attrs})
 
 
 @dataclass(frozen=True)
@@ -59,18 +131,18 @@ class EventWindows:
     begin at any event."""
 
     source: EventSource
-    blocks: tuple[Block, ...]
+    pieces: tuple[Piece, ...]
     config: EventConfig
     train: bool
 
     @classmethod
     def of(cls, source: EventSource, split: SplitName, config: EventConfig, *, train: bool) -> EventWindows:
-        """Raises `InputError` if no block of the split has events."""
-        blocks = tuple(b for b in source.layout.blocks(split) if source.span(b)[1] - source.span(b)[0] > 1)
-        if not blocks:
+        """Raises `InputError` if no event of the split can be scored."""
+        pieces = tuple(piece for piece in source.pieces(split) if piece.rows)
+        if not sum(piece.scored for piece in pieces):
             raise InputError(source.layout.store.url, key=f"{split} split", found="no events", expected="spikes",
                              fix="choose another split of the recording")
-        return cls(source, blocks, config, train)
+        return cls(source, pieces, config, train)
 
     def __len__(self) -> int:
         return sum(self._counts())
@@ -81,40 +153,31 @@ class EventWindows:
         counts = self._counts()
         ends = np.cumsum(counts)
         which = int(np.searchsorted(ends, index, side="right"))
-        block, within = self.blocks[which], index - int(ends[which]) + counts[which]
-        begin, last = self._scored(block)
-        step = 1 if self.train else self.scored
-        first = begin + within * step
-        stop = min(first + self.scored, last)
-        low = max(0, first - self.config.before)
-        edges = self.source.edges(block)
+        piece, within = self.pieces[which], index - int(ends[which]) + counts[which]
+        first = piece.start + within * (1 if self.train else self.scored)
+        stop = min(first + self.scored, piece.high)
+        low = max(piece.first, first - self.config.before)
         attrs: dict[str, float] = {"scored_from": first - low}
         if within == 0:
-            attrs["begin_s"] = edges[0]
-        if stop == last:
-            attrs["stop_s"] = edges[1]
-        return self.source.sample(block.group, low, min(stop + 1, last), **attrs)
+            attrs["begin_s"] = piece.begin_s
+        if stop == piece.high:
+            attrs["stop_s"] = piece.stop_s
+        return self.source.sample(piece.group, low, min(stop + 1, piece.high), **attrs)
 
     @property
     def scored(self) -> int:
-        """Events that a window scores at most."""
+        """Waits that a window scores at most."""
         return self.config.tokens - self.config.before
 
     @property
     def num_events(self) -> int:
         """Events that are scored."""
-        return sum(high - max(low, 1) for low, high in map(self.source.span, self.blocks))
-
-    def _scored(self, block: Block) -> tuple[int, int]:
-        """The events whose following waits lie in a block: from the last before it on, if there is one."""
-        low, high = self.source.span(block)
-        return max(low - 1, 0), high
+        return sum(piece.scored for piece in self.pieces)
 
     def _counts(self) -> list[int]:
-        sizes = [high - low for low, high in map(self._scored, self.blocks)]
         if self.train:
-            return [max(1, size - self.scored) for size in sizes]
-        return [-(-size // self.scored) for size in sizes]
+            return [max(1, piece.rows - self.scored + 1) for piece in self.pieces]
+        return [-(-piece.rows // self.scored) for piece in self.pieces]
 
 
 def events_of(sample: xr.Dataset, fit: Fitted, where: object) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +197,10 @@ def events_of(sample: xr.Dataset, fit: Fitted, where: object) -> tuple[np.ndarra
     if len(unit) and (unit.min() < 0 or unit.max() >= len(members)):
         raise InputError(where, key="spike_unit", found=f"{unit.min()} … {unit.max()}",
                          expected=f"places among {len(members)} units", fix="correct the unit coordinate")
+    stop = float(sample.attrs.get("stop_s", np.inf))
+    if len(time) and stop < time[-1]:
+        raise InputError(where, key="stop_s", found=f"{stop:g} s", expected=f"at least the last event's {time[-1]:g} s",
+                         fix="say until when the recording went on")
     return time, members[unit]
 
 

@@ -59,6 +59,13 @@ class Events:
     def create(cls, config: Mapping[str, Any]) -> Self:
         return cls(validate(SpikesConfig, dict(config), where="domains.spikes"))
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        made = validate(SpikesConfig, dict(config), where="domains.spikes")
+        if made.tokens != self.config.tokens:
+            raise InputError("domains.spikes", key="tokens", found=made.tokens, expected=self.config.tokens,
+                             fix="pretrain another checkpoint: bins and events have other tokens")
+        return replace(self, config=made)
+
     def fit(self, store: Store) -> Self:
         """Mean rates of the training split; nothing of test is read. Raises `InputError` on a store without events."""
         layout = Layout.of(store, self.config.bin_s)

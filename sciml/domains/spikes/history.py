@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -74,6 +75,18 @@ def _raised_cosines(bins: int, bumps: int) -> np.ndarray:
     phase = np.clip((where - centres[:, None]) * np.pi / (2 * (centres[1] - centres[0])), -np.pi, np.pi)
     weights = (1 + np.cos(phase)) / 2
     return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+@lru_cache(maxsize=64)
+def _scan_weights(time_constants_s: tuple[float, ...], dt_s: float, dtype: torch.dtype,
+                  device: torch.device) -> tuple[Tensor, Tensor]:
+    """``(S, CHUNK + 1, CHUNK)``: what each bin of a chunk is worth before each of its bins and after the last; ``(S,
+    CHUNK + 1)``: what is left of the averages at its start."""
+    keep = torch.tensor([math.exp(-dt_s / tau) for tau in time_constants_s], dtype=torch.float64)[:, None, None]
+    ago = torch.arange(CHUNK + 1)[:, None] - 1 - torch.arange(CHUNK)
+    weights = torch.where(ago >= 0, (1 - keep) * keep ** ago.clamp_min(0), 0.0)
+    fade = keep[..., 0] ** torch.arange(CHUNK + 1)
+    return weights.to(device, dtype), fade.to(device, dtype)
 
 
 class HistoryState(NamedTuple):
@@ -214,28 +227,38 @@ class History:
         return out.reshape(*z.shape[:-2], z.shape[-1], len(kernels), -1).movedim(-1, -3).flatten(-2)
 
     def _keep(self, like: Tensor) -> Tensor:
-        return torch.tensor([math.exp(-self.dt_s / tau) for tau in self.basis.time_constants_s],
-                            dtype=torch.float64).to(like)
+        return self._weights(like)[1][:, 1]
 
-    def averages(self, excess: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponential averages of count − rate ``(..., T, N)`` over the bins before each ``(..., T, N, S)``, and after
-        the last ``(..., N, S)``: a scan over chunks."""
-        keep = self._keep(excess)
-        length = excess.shape[-2]
-        if not len(keep):
-            return excess[..., None][..., :0], start
+    def _weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return _scan_weights(self.basis.time_constants_s, self.dt_s, like.dtype, like.device)
+
+    def scan(self, excess: Tensor, start: Tensor) -> Tensor:
+        """Exponential averages ``(..., T + 1, N, S)`` of count − rate ``(..., T, N)``: before each bin and after the last,
+        from `start` ``(..., N, S)`` on, by matrices over chunks."""
+        weights, fade = self._weights(excess)
+        length, slow = excess.shape[-2], len(fade)
+        if not slow:
+            return excess.new_zeros(*excess.shape[:-2], length + 1, excess.shape[-1], 0)
         pieces = length // CHUNK + 1
         padded = torch.nn.functional.pad(excess, (0, 0, 0, pieces * CHUNK - length)).unflatten(-2, (pieces, CHUNK))
-        ago = torch.arange(CHUNK + 1)[:, None] - 1 - torch.arange(CHUNK)
-        weights = torch.where(ago >= 0, (1 - keep)[:, None, None] * keep[:, None, None] ** ago.clamp_min(0), 0.0)
-        inside = torch.einsum("sij,...cjn->...cins", weights, padded)
-        fade = keep ** torch.arange(CHUNK + 1)[:, None].to(keep)
-        current, rows = start.to(excess), []
+        inside = (weights.flatten(0, 1) @ padded).unflatten(-2, (slow, CHUNK + 1))  # (..., pieces, S, CHUNK + 1, N)
+        current, rows = start.to(excess).mT, []
         for c in range(pieces):
-            rows.append(inside[..., c, :, :, :] + fade[:, None] * current[..., None, :, :])
-            current = rows[-1][..., -1, :, :]
-        joined = torch.cat([r[..., :-1, :, :] for r in rows], -3)
-        return joined[..., :length, :, :], joined[..., length, :, :]
+            rows.append(inside[..., c, :, :, :] + fade[..., None] * current[..., None, :])
+            current = rows[-1][..., -1, :]
+        joined = torch.cat([r[..., :-1, :] for r in rows], -2)[..., :length + 1, :]
+        return joined.movedim(-3, -1)
+
+    def carry(self, excess: Tensor, start: Tensor) -> Tensor:
+        """Averages ``(..., N, S)`` after the last bin of at most `CHUNK`: the last row of `scan`."""
+        weights, fade = self._weights(excess)
+        length = excess.shape[-2]
+        return (weights[:, length, :length] @ excess + fade[:, length, None] * start.to(excess).mT).mT
+
+    def averages(self, excess: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `scan`, those before each bin ``(..., T, N, S)``, and those after the last ``(..., N, S)``."""
+        found = self.scan(excess, start)
+        return found[..., :-1, :, :], found[..., -1, :, :]
 
     def logs(self, averages: Tensor) -> Tensor:
         """scale · log((rate + average + h)/(rate + h)), h half a spike per time constant: 0 at the mean."""

@@ -68,7 +68,7 @@ class Source:
         place = min(low // STRIDE, len(known) - 1)
         state = torch.from_numpy(known[place])
         excess = history.prepared(counts[place * STRIDE:low])[1]
-        return np.asarray(history.averages(excess, state)[1].numpy())
+        return np.asarray(history.carry(excess, state).numpy())
 
     def _floor(self, group: int, task: Task) -> np.ndarray:
         """``(T, N)`` log-rates, or ``(T, K)`` behaviour, of a whole recording."""

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.named import NamedTables, key
 from sciml.operator.patch import Taps, unfold
-from sciml.tokens import HeadSpec, TokenSpec
+from sciml.tokens import HeadSpec, TokenBatch, TokenSpec
 
 
 class MembersHead(nn.Module):
-    """y[n, t] = Σ over slots of ⟨row[n, slot], h[slot, t]⟩ + bias[n]: ``(B, *lattice, len(outputs))``.
+    """y[n, t] = Σ over slots of ⟨row[n, slot], h[slot, t]⟩ + ⟨own[n], x[n, t]⟩ + bias[n]: ``(B, *lattice, len(outputs))``.
 
-    Rows and bias of a member start at zero, hence at the baseline; new members get rows of their own.
+    x are the member's own channels and conditions, which a few slots can't carry for every member. Rows and bias of a
+    member start at zero, hence at the baseline; new members get rows of their own.
     """
 
     on_lattice = True
@@ -26,14 +27,15 @@ class MembersHead(nn.Module):
         self.narrow = nn.Linear(width, stem_width)
         self.taps = Taps(stem_width, spec.patch)
         self.rows = nn.ModuleDict()
-        self.stem_width = stem_width
+        self.stem_width, self.features = stem_width, (*spec.channels, *spec.slots.own)
         self.extend(head, spec)
 
     def extend(self, head: HeadSpec, spec: TokenSpec) -> None:
         own = {n: len(m) for n, m in spec.identities.items() if n.rpartition("/")[2] == self.axis}
         for name in head.outputs:
             if key(name) not in self.rows:
-                self.rows[key(name)] = NamedTables(self.num_slots * self.stem_width + 1, std=0.0)
+                self.rows[key(name)] = NamedTables(
+                    self.num_slots * self.stem_width + len(self.features) + 1, std=0.0)
             for namespace, count in own.items():
                 self.rows[key(name)].extend(namespace, count)  # type: ignore[operator]
 
@@ -47,13 +49,22 @@ class MembersHead(nn.Module):
         bias = self.taps.kernel(given.sizes) @ self.narrow.bias  # (P, w)
         h = nn.functional.linear(given.tokens, kernel.flatten(0, 1), bias.flatten())
         h = unfold(h, given.sizes, self.stem_width).movedim(place, -2).flatten(-2)  # (B, *others, slots * w)
-        outputs = []
+        x = self._own(given.batch).movedim(place, -2)  # (B, *others, n, F)
+        outputs, hidden = [], h.shape[-1]
         for name in self.rows:
-            table = self.rows[name](own.namespace)[own.ids]  # (B or 1, n, slots * w + 1)
-            rows, offset = table[..., :-1], table[..., -1]
-            y = h.flatten(1, -2) @ rows.transpose(1, 2) + offset[:, None]  # (B, others, n)
+            table = self.rows[name](own.namespace)[own.ids]  # (B or 1, n, slots * w + F + 1)
+            y = h.flatten(1, -2) @ table[..., :hidden].transpose(1, 2) + table[:, None, :, -1]  # (B, others, n)
+            y = y + (x.flatten(1, -3) * table[:, None, :, hidden:-1]).sum(-1)
             outputs.append(y.view(*h.shape[:-1], -1).movedim(-1, place))
         return torch.stack(outputs, -1)
+
+    def _own(self, batch: TokenBatch) -> Tensor:
+        """``(B, *lattice, F)``; a channel that the batch doesn't have is zero."""
+        shape = batch.values.shape[:-1]
+        columns = {channel: batch.values[..., i] for i, channel in enumerate(batch.channels)}
+        columns |= {name: value.expand(shape) for name, value in batch.conditions.lattice.items()}
+        none = batch.values.new_zeros(shape)
+        return torch.stack([columns.get(name, none) for name in self.features], -1)
 
 
 PLUGIN = MembersHead

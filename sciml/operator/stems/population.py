@@ -24,6 +24,8 @@ class PopulationStem(nn.Module):
     are merged as by the patch stem.
     """
 
+    member_dropout = 0.0
+
     def __init__(self, spec: TokenSpec, stem_width: int, width: int) -> None:
         super().__init__()
         assert spec.slots is not None
@@ -61,10 +63,10 @@ class PopulationStem(nn.Module):
         assert own.namespace is not None
         assert own.ids is not None
         total: Tensor | None = None
-        share = _share_observed(batch, place)
+        share, kept = _share_observed(batch, place), self._kept(batch, place)
         for name, x in self._features(batch):
             rows = self.members[key(name)](own.namespace)[own.ids]  # (B or 1, n, slots * w)
-            part = self._read(x.movedim(place, -1), rows)  # (B, *others, slots, w)
+            part = self._read(x.movedim(place, -1) * kept, rows)  # (B, *others, slots, w)
             part = part if share is None or name.startswith("missing") else part / share[..., None, None]
             total = part if total is None else total + part
         assert total is not None
@@ -78,6 +80,11 @@ class PopulationStem(nn.Module):
         shape = [1] * tokens.ndim
         shape[place], shape[-1] = self.num_slots, tokens.shape[-1]
         return tokens + self.slots.view(shape)
+
+    def _kept(self, batch: TokenBatch, place: int) -> Tensor:
+        """``(B, 1…, n)``: 0 for members that training leaves out, else 1 over the share that stays; all 1 otherwise."""
+        ones = batch.values.new_ones(len(batch.values), *[1] * (len(batch.axes) - 1), batch.axes[place - 1].size)
+        return nn.functional.dropout(ones, self.member_dropout, self.training)
 
     def _features(self, batch: TokenBatch) -> Iterator[tuple[str, Tensor]]:
         """Name and ``(B, *lattice)`` of all that differs between members."""

@@ -84,6 +84,9 @@ class Tiny:
     def baseline_name(self) -> str:
         return self.baseline.kind
 
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        return self
+
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
         return cls(**config)

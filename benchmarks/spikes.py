@@ -1,0 +1,256 @@
+"""S1 (52 units, 50 ms bins, contiguous 70/10/20 with gaps of 1 s) beside a Poisson GLM, a GRU and ridge decoders.
+
+    SCIML_MIRROR=folder/with/s1 sciml bench spikes
+
+Four recipes of the same operator: next bin (configs/s1.yaml), held-out units (configs/s1_masked.yaml), velocity from
+±5 bins and from the 10 past bins (configs/s1_velocity.yaml). Everything is selected on validation: the GLMs' bases and
+penalties, the ridge's, the training step, the GRU's rate and dropout (each tried for a tenth of the budget). The test
+split is read once per seed. Peers: ``glm`` is the strongest that validation picks, with slow averages of every unit's
+past; ``glm_5_lags`` the plain one of five raw lags; ``gru`` has 128 units and gets the CPU seconds that ours took.
+
+Few labels: the velocity decoder from 1, 5 and 10 % of the labelled training minutes (contiguous, its place drawn per
+seed), from scratch and from a checkpoint pretrained on unlabelled activity (hidden cells of the training split).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finetune.workflow import finetune
+from pretrain.workflow import pretrain
+from sciml.assets import config, dataset
+from sciml.data.build import build
+from sciml.data.source import read_source
+from sciml.data.store import Store, open_store
+from sciml.domains.spikes.glm import select
+from sciml.domains.spikes.history import Basis
+from sciml.domains.spikes.layout import Layout
+from sciml.domains.spikes.metrics import bits_per_spike
+from sciml.evaluate import evaluate
+from sciml.predictor import Predictor
+from sciml.recipe import load_recipe
+from sciml.report.bench import Bench, Row
+
+SEEDS = (0, 1, 2)
+PARTS = os.environ.get("SCIML_BENCH_PARTS", "next,masked,centred,causal,few").split(",")
+STORE = Path("stores/s1.zarr")
+CAUSAL = ("domains.spikes.tasks.behaviour={before: 9, scored: 118, after: 0}", "domains.spikes.lags={before: 9}",
+          "domains.spikes.reset=1")
+SHARES = (0.01, 0.05, 0.1)
+GRU_RATES, GRU_DROPOUTS, GRU_WIDTH, GRU_STEPS, GRU_BATCH = (1e-3, 3e-3), (0.0, 0.3), 128, 128, 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores of one run on test, metric → value, the floor's, and the CPU seconds of training."""
+
+    ours: Mapping[str, float]
+    floor: Mapping[str, float]
+    seconds: float
+
+
+def run() -> Bench:
+    bench = Bench.load_or_new("spikes", seeds=SEEDS)
+    store = open_store(STORE) if STORE.exists() else build(read_source(dataset("s1")), str(STORE))
+    torch.set_num_threads(1)
+    if "next" in PARTS:
+        measure_next(bench, store)
+    if "masked" in PARTS:
+        measure(bench, store, "masked", "s1_masked", (), "bits_per_spike", "glm")
+    if "centred" in PARTS:
+        measure(bench, store, "velocity_centred", "s1_velocity", (), "r2", "ridge")
+    if "causal" in PARTS:
+        measure(bench, store, "velocity_causal", "s1_velocity_causal", (), "r2", "ridge")
+    if "few" in PARTS:
+        measure_few(bench, store)
+    return bench
+
+
+def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str], metric: str,
+            floor: str) -> list[Outcome]:
+    """Rows of mean and standard deviation over the seeds beside the floor; nothing if they are there."""
+    if bench.has(f"s1/{name}/{metric}", floor):
+        return []
+    outcomes = [train(recipe, seed, store, assigned, metric) for seed in SEEDS]
+    add(bench, name, metric, [each.ours[metric] for each in outcomes], outcomes[0].floor[metric], floor)
+    bench.add(Row(metric=f"s1/{name}/cpu_seconds", unit="s", ours=float(np.mean([o.seconds for o in outcomes]))))
+    return outcomes
+
+
+def train(recipe: str, seed: int, store: Store, assigned: Sequence[str], metric: str) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = load_recipe(config(recipe), [f"seed={seed}", f"data.0.store={STORE}", *assigned])
+        began: list[float] = []
+        predictor = pretrain(chosen, Path(folder) / "run", listen=lambda _: began.append(time.process_time()))
+        seconds = time.process_time() - began[0]
+        found = scores(predictor, store)
+    click.echo(f"{recipe}, seed {seed}: {found[0][metric]:.4f} ({metric}), floor {found[1][metric]:.4f}, "
+               f"{seconds:.0f} CPU s", err=True)
+    return Outcome(*found, seconds)
+
+
+def scores(predictor: Predictor, store: Store) -> tuple[dict[str, float], dict[str, float]]:
+    rows = evaluate(predictor, store, "test").scores
+    return {row.metric: row.value for row in rows}, {row.metric: row.baseline for row in rows}
+
+
+def add(bench: Bench, name: str, metric: str, ours: Sequence[float], peer: float | None, peer_name: str | None) -> None:
+    unit = "bit/spike" if metric == "bits_per_spike" else "1"
+    bench.add(Row(metric=f"s1/{name}/{metric}", unit=unit, ours=float(np.mean(ours)), peer=peer, peer_name=peer_name))
+    bench.add(Row(metric=f"s1/{name}/{metric}_std", unit=unit, ours=float(np.std(ours))))
+
+
+def measure_next(bench: Bench, store: Store) -> None:
+    """The next bin, beside both GLMs and the GRU of the same seeds and seconds."""
+    outcomes = measure(bench, store, "next_bin", "s1", (), "bits_per_spike", "glm")
+    if not outcomes:
+        return
+    ours = [each.ours["bits_per_spike"] for each in outcomes]
+    add(bench, "next_bin", "bits_per_spike", ours, plain_glm(store), "glm_5_lags")
+    seconds = float(np.mean([each.seconds for each in outcomes]))
+    gru = [train_gru(seed, seconds) for seed in SEEDS]
+    click.echo(f"gru: {gru}", err=True)
+    add(bench, "next_bin", "bits_per_spike", ours, float(np.mean(gru)), "gru")
+
+
+@cache
+def recording() -> tuple[Tensor, dict[str, Tensor]]:
+    """Counts ``(T, N)`` and the masks of the splits."""
+    layout = Layout.of(open_store(STORE), None)
+    counts = torch.from_numpy(layout.recorded(0).count)
+    masks = {}
+    for split in ("train", "validation", "test"):
+        masks[split] = torch.zeros(len(counts), dtype=torch.bool)
+        for block in layout.blocks(split):  # type: ignore[arg-type]
+            masks[split][block.start:block.stop] = True
+    return counts, masks
+
+
+def plain_glm(store: Store) -> float:
+    """bits/spike of the Poisson GLM of five raw lags, its ridge penalty chosen on validation."""
+    from sciml.domains.spikes.fitted import recordings_of
+
+    layout = Layout.of(store, None)
+    model = select(recordings_of(layout), layout.bin_s, (Basis(5, 0, 1.0),))
+    counts, masks = recording()
+    return bits(model.log_rates(counts), masks["test"])
+
+
+def bits(log_rate: Tensor, mask: Tensor) -> float:
+    """Over the training mean rates, on the bins of a mask."""
+    counts, masks = recording()
+    null = counts[masks["train"]].mean(0)
+    return bits_per_spike(log_rate[mask].exp().double().numpy(), counts[mask].numpy(), null.double().numpy())
+
+
+class GRU(nn.Module):
+    """Standardised root counts → 128 units → log-rates of the next bin, beginning at the mean rates."""
+
+    def __init__(self, units: int, bias: Tensor, dropout: float) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRU(units, GRU_WIDTH, batch_first=True), nn.Linear(GRU_WIDTH, units)
+        self.dropout = dropout
+        with torch.no_grad():
+            self.out.weight.zero_()
+            self.out.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.cell(F.dropout(x, self.dropout, self.training))[0]
+        return self.out(F.dropout(h, self.dropout, self.training))
+
+
+def train_gru(seed: int, seconds: float) -> float:
+    """Test bits/spike after that many CPU seconds at the better rate and dropout on validation."""
+    tried = {(rate, dropout): fit_gru(seed, rate, dropout, seconds / 10)[0]
+             for rate in GRU_RATES for dropout in GRU_DROPOUTS}
+    best = max(tried, key=lambda key: tried[key])
+    return fit_gru(seed, *best, seconds)[1]
+
+
+def fit_gru(seed: int, rate: float, dropout: float, seconds: float) -> tuple[float, float]:
+    """bits/spike on validation and test of the weights that were best on validation, looked at ten times."""
+    counts, masks = recording()
+    train_counts = counts[masks["train"]]
+    z = counts.sqrt()
+    z = (z - train_counts.sqrt().mean(0)) / train_counts.sqrt().std(0).clamp_min(0.05)
+    torch.manual_seed(seed)
+    model = GRU(counts.shape[1], train_counts.mean(0).clamp_min(1e-6).log(), dropout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    last, used, looks, best = int(masks["train"].sum()) - GRU_STEPS - 1, 0.0, 0, (-math.inf, -math.inf)
+    generator = torch.Generator().manual_seed(seed)
+    while used < seconds:
+        began = time.process_time()
+        start = torch.randint(0, last, (GRU_BATCH,), generator=generator)
+        place = start[:, None] + torch.arange(GRU_STEPS)
+        log_rate, truth = model(z[place]), counts[place + 1]
+        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(used / seconds, 1.0)))
+        optimizer.zero_grad(set_to_none=True)
+        (log_rate.exp() - truth * log_rate).mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        used += time.process_time() - began
+        if used * 10 >= seconds * (looks + 1):
+            looks += 1
+            best = max(best, gru_scores(model, z, masks))
+    return best
+
+
+@torch.no_grad()
+def gru_scores(model: GRU, z: Tensor, masks: Mapping[str, Tensor]) -> tuple[float, float]:
+    model.eval()
+    log_rate = model(z[None])[0]
+    model.train()
+    shifted = torch.cat([log_rate[:1], log_rate[:-1]])  # of bin t from the bins before it
+    return bits(shifted, masks["validation"]), bits(shifted, masks["test"])
+
+
+def measure_few(bench: Bench, store: Store) -> None:
+    """R² of decoders from little labelled data, from scratch and from unlabelled activity."""
+    missing = [share for share in SHARES if not bench.has(f"s1/few_{percent(share)}/r2", "scratch")]
+    if not missing:
+        return
+    found: dict[tuple[float, str], list[float]] = {}
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            base = Path(folder) / "unlabelled"
+            chosen = load_recipe(config("s1_unlabelled"), [f"seed={seed}", f"data.0.store={STORE}"])
+            pretrain(chosen, base)
+            for share in missing:
+                few = [f"domains.spikes.labelled={share}", f"domains.spikes.labelled_seed={seed}", f"seed={seed}"]
+                scratch = load_recipe(config("s1_few"), [f"data.0.store={STORE}", *few])
+                adapted = finetune(base, str(STORE), Path(folder) / f"tuned_{share}", assignments=assignments(few))
+                for name, predictor in (("scratch", pretrain(scratch, Path(folder) / f"scratch_{share}")),
+                                        ("pretrained", adapted)):
+                    ours, floor = scores(predictor, store)
+                    found.setdefault((share, name), []).append(ours["r2"])
+                    found.setdefault((share, "ridge"), []).append(floor["r2"])
+                    click.echo(f"{share:.0%} {name}, seed {seed}: {ours['r2']:.4f}, ridge {floor['r2']:.4f}", err=True)
+    for share in missing:
+        for peer in ("ridge", "scratch"):
+            add(bench, f"few_{percent(share)}", "r2", found[share, "pretrained"], float(np.mean(found[share, peer])),
+                peer)
+
+
+def assignments(few: Sequence[str]) -> list[str]:
+    """What turns the recipe of the checkpoint into that of the decoder, but for its weights."""
+    target = load_recipe(config("s1_few"), list(few))
+    return [f"domains.spikes={dict(target.domains['spikes'])}", f"train.steps={target.train.steps}",
+            f"train.validate_every={target.train.validate_every}", f"seed={target.seed}"]
+
+
+def percent(share: float) -> str:
+    return f"{round(100 * share)}_percent"
