@@ -42,14 +42,15 @@ class NamedTables(nn.Module):
         self.width, self.std = width, std
         self.tables = nn.ParameterDict()
 
-    def extend(self, namespace: str, members: int) -> None:
-        """Make room for that many members; rows that exist stay as they are, new ones start at zero."""
+    def extend(self, namespace: str, members: int, std: float | None = None) -> None:
+        """Make room for that many members; rows that exist stay as they are, new ones start at zero. The first of a
+        namespace are random, of standard deviation `std` (default: that of all tables)."""
         name, old = key(namespace), None
         if name in self.tables:
             old = self.tables[name]
             if len(old) >= members:
                 return
-        rows = torch.zeros(members, self.width) if old is not None else torch.randn(members, self.width) * self.std
+        rows = torch.zeros(members, self.width) if old is not None else torch.randn(members, self.width) * (self.std if std is None else std)
         if old is not None:
             rows[: len(old)] = old.detach()
         self.tables[name] = nn.Parameter(rows)

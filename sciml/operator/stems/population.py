@@ -46,9 +46,10 @@ class PopulationStem(nn.Module):
         own = {n: len(m) for n, m in spec.identities.items() if n.rpartition("/")[2] == self.axis}
         for feature in map(key, features):
             if feature not in self.members:
-                self.members[feature] = NamedTables(self.num_slots * self.stem_width, std=1.0)
+                self.members[feature] = NamedTables(self.num_slots * self.stem_width)
             for namespace, count in own.items():
-                self.members[feature].extend(namespace, count)  # type: ignore[operator]
+                std = (count * len(features)) ** -0.5  # tokens of order one, and as large steps as other weights take
+                self.members[feature].extend(namespace, count, std)  # type: ignore[operator]
         self.given.extend(c for c in spec.lattice_conditions if c not in own_conditions)
 
     def axes(self, axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
@@ -98,12 +99,11 @@ class PopulationStem(nn.Module):
                 yield f"given {name}", value.expand(batch.values.shape[:-1])
 
     def _read(self, x: Tensor, rows: Tensor) -> Tensor:
-        """``(B, *others, n)`` by ``(B or 1, n, slots * w)`` → ``(B, *others, slots, w)``, over √n."""
-        scale = rows.shape[1] ** -0.5
+        """``(B, *others, n)`` by ``(B or 1, n, slots * w)`` → ``(B, *others, slots, w)``."""
         if len(rows) == 1:
-            y = x @ (scale * rows[0])
+            y = x @ rows[0]
         else:
-            y = (x.flatten(1, -2) @ (scale * rows)).view(*x.shape[:-1], -1)
+            y = (x.flatten(1, -2) @ rows).view(*x.shape[:-1], -1)
         return y.unflatten(-1, (self.num_slots, self.stem_width))
 
 
