@@ -3,7 +3,7 @@
     SCIML_MIRROR=folder/with/s1 sciml bench spikes
 
 Four recipes of the same operator: next bin (configs/s1.yaml), held-out units (configs/s1_masked.yaml), velocity from
-±5 bins and from the 10 past bins (configs/s1_velocity.yaml). Everything is selected on validation: the GLMs' bases and
+±5 bins and from the 10 past bins (configs/s1_velocity_centred.yaml, s1_velocity_causal.yaml). Everything is selected on validation: the GLMs' bases and
 penalties, the ridge's, the training step, the GRU's rate and dropout (each tried for a tenth of the budget). The test
 split is read once per seed. Peers: ``glm`` is the strongest that validation picks, with slow averages of every unit's
 past; ``glm_5_lags`` the plain one of five raw lags; ``gru`` has 128 units and gets the CPU seconds that ours took.
@@ -36,7 +36,9 @@ from sciml.assets import config, dataset
 from sciml.data.build import build
 from sciml.data.source import read_source
 from sciml.data.store import Store, open_store
-from sciml.domains.spikes.glm import select
+from sciml.domains.spikes.binned import Binned
+from sciml.domains.spikes.fitted import held_out_of, recordings_of
+from sciml.domains.spikes.glm import FORWARD_BASES, HELD_OUT_BASES, select
 from sciml.domains.spikes.history import Basis
 from sciml.domains.spikes.layout import Layout
 from sciml.domains.spikes.metrics import bits_per_spike
@@ -48,8 +50,8 @@ from sciml.report.bench import Bench, Row
 SEEDS = (0, 1, 2)
 PARTS = os.environ.get("SCIML_BENCH_PARTS", "next,masked,centred,causal,few").split(",")
 STORE = Path("stores/s1.zarr")
-CAUSAL = ("domains.spikes.tasks.behaviour={before: 9, scored: 118, after: 0}", "domains.spikes.lags={before: 9}",
-          "domains.spikes.reset=1")
+QUICK = ("domains.spikes.floor=smoothed",)
+"""The GLMs are fitted once, here, not in every run."""
 SHARES = (0.01, 0.05, 0.1)
 GRU_RATES, GRU_DROPOUTS, GRU_WIDTH, GRU_STEPS, GRU_BATCH = (1e-3, 3e-3), (0.0, 0.3), 128, 128, 8
 
@@ -70,23 +72,19 @@ def run() -> Bench:
     if "next" in PARTS:
         measure_next(bench, store)
     if "masked" in PARTS:
-        measure(bench, store, "masked", "s1_masked", (), "bits_per_spike", "glm")
-    if "centred" in PARTS:
-        measure(bench, store, "velocity_centred", "s1_velocity", (), "r2", "ridge")
-    if "causal" in PARTS:
-        measure(bench, store, "velocity_causal", "s1_velocity_causal", (), "r2", "ridge")
+        measure_masked(bench, store)
+    for part in ("centred", "causal"):
+        if part in PARTS and not bench.has(f"s1/velocity_{part}/r2", "ridge"):
+            outcomes = measure(bench, store, f"velocity_{part}", f"s1_velocity_{part}", (), "r2")
+            add(bench, f"velocity_{part}", "r2", [each.ours["r2"] for each in outcomes], outcomes[0].floor["r2"], "ridge")
     if "few" in PARTS:
         measure_few(bench, store)
     return bench
 
 
-def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str], metric: str,
-            floor: str) -> list[Outcome]:
-    """Rows of mean and standard deviation over the seeds beside the floor; nothing if they are there."""
-    if bench.has(f"s1/{name}/{metric}", floor):
-        return []
+def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str], metric: str) -> list[Outcome]:
+    """A run per seed, and a row of the CPU seconds they took."""
     outcomes = [train(recipe, seed, store, assigned, metric) for seed in SEEDS]
-    add(bench, name, metric, [each.ours[metric] for each in outcomes], outcomes[0].floor[metric], floor)
     bench.add(Row(metric=f"s1/{name}/cpu_seconds", unit="s", ours=float(np.mean([o.seconds for o in outcomes]))))
     return outcomes
 
@@ -116,15 +114,26 @@ def add(bench: Bench, name: str, metric: str, ours: Sequence[float], peer: float
 
 def measure_next(bench: Bench, store: Store) -> None:
     """The next bin, beside both GLMs and the GRU of the same seeds and seconds."""
-    outcomes = measure(bench, store, "next_bin", "s1", (), "bits_per_spike", "glm")
-    if not outcomes:
+    if bench.has("s1/next_bin/bits_per_spike", "gru"):
         return
+    outcomes = measure(bench, store, "next_bin", "s1", QUICK, "bits_per_spike")
     ours = [each.ours["bits_per_spike"] for each in outcomes]
-    add(bench, "next_bin", "bits_per_spike", ours, plain_glm(store), "glm_5_lags")
+    for name, bases in (("glm", FORWARD_BASES), ("glm_5_lags", (Basis(5, 0, 1.0),))):
+        add(bench, "next_bin", "bits_per_spike", ours, forward_glm(store, bases), name)
     seconds = float(np.mean([each.seconds for each in outcomes]))
     gru = [train_gru(seed, seconds) for seed in SEEDS]
     click.echo(f"gru: {gru}", err=True)
     add(bench, "next_bin", "bits_per_spike", ours, float(np.mean(gru)), "gru")
+
+
+def measure_masked(bench: Bench, store: Store) -> None:
+    """13 units that are never seen, beside both GLMs that see all others on both sides."""
+    if bench.has("s1/held_out/bits_per_spike", "glm_3_bins"):
+        return
+    outcomes = measure(bench, store, "held_out", "s1_masked", QUICK, "bits_per_spike")
+    ours = [each.ours["bits_per_spike"] for each in outcomes]
+    for name, bases in (("glm", HELD_OUT_BASES), ("glm_3_bins", (Basis(3, 0, 1.0, both_sides=True),))):
+        add(bench, "held_out", "bits_per_spike", ours, held_out_glm(store, bases), name)
 
 
 @cache
@@ -140,19 +149,33 @@ def recording() -> tuple[Tensor, dict[str, Tensor]]:
     return counts, masks
 
 
-def plain_glm(store: Store) -> float:
-    """bits/spike of the Poisson GLM of five raw lags, its ridge penalty chosen on validation."""
-    from sciml.domains.spikes.fitted import recordings_of
-
+def forward_glm(store: Store, bases: Sequence[Basis]) -> float:
+    """bits/spike of the Poisson GLM whose basis and penalty are chosen on validation."""
     layout = Layout.of(store, None)
-    model = select(recordings_of(layout), layout.bin_s, (Basis(5, 0, 1.0),))
     counts, masks = recording()
+    model = select(recordings_of(layout), layout.bin_s, bases)
+    click.echo(f"glm: {model.history.basis}", err=True)
     return bits(model.log_rates(counts), masks["test"])
 
 
-def bits(log_rate: Tensor, mask: Tensor) -> float:
-    """Over the training mean rates, on the bins of a mask."""
+def held_out_glm(store: Store, bases: Sequence[Basis]) -> float:
+    """The same of the units that configs/s1_masked.yaml holds out, from the others on both sides of a bin."""
+    layout, counts = Layout.of(store, None), recording()[0]
+    units = held_out_units(layout, load_recipe(config("s1_masked"), QUICK).domains["spikes"])
+    held_in = [i for i in range(counts.shape[1]) if i not in units]
+    model = select(recordings_of(layout), layout.bin_s, bases, held_in=held_in)
+    assert model.targets == units, "the GLM predicts other units"
+    return bits(model.log_rates(counts), recording()[1]["test"], units)
+
+
+def held_out_units(layout: Layout, section: Mapping[str, Any]) -> tuple[int, ...]:
+    return held_out_of(layout, Binned.create(section).config)
+
+
+def bits(log_rate: Tensor, mask: Tensor, units: Sequence[int] | None = None) -> float:
+    """Over the training mean rates, on the bins of a mask, of some units (default: all)."""
     counts, masks = recording()
+    counts = counts if units is None else counts[:, list(units)]
     null = counts[masks["train"]].mean(0)
     return bits_per_spike(log_rate[mask].exp().double().numpy(), counts[mask].numpy(), null.double().numpy())
 

@@ -60,6 +60,22 @@ def series_store(folder: Path) -> Store:
                   *([Block(group=0, start=a, stop=b)] for a, b in ((0, 260), (260, 330), (330, 400))))
 
 
+def spikes_store(folder: Path) -> Store:
+    """5 units that fire with a slow wave, which is also the behaviour."""
+    steps, rng = 300, np.random.default_rng(3)
+    wave = np.sin(np.arange(steps) / 6.0)
+    count = rng.poisson(np.exp(np.outer(wave, rng.normal(size=5)))).astype(np.float32)
+    data = {"count": (("recording", "time", "unit"), count[None]),
+            "behaviour_value": (("recording", "time", "behaviour"), wave[None, :, None].astype(np.float32))}
+    variables = {"count": Variable(role="state", unit="1", dims=("time", "unit")),
+                 "behaviour_value": Variable(role="label", unit="m", dims=("time", "behaviour"))}
+    axes = {"time": AxisMeta(kind="time", unit="s"), "unit": AxisMeta(kind="set", unit="1"),
+            "behaviour": AxisMeta(kind="set", unit="1")}
+    coords = {"time": np.arange(steps) * 0.05, "unit": [f"u{i}" for i in range(5)], "behaviour": ["x"]}
+    return _write(folder, "spikes", "crowd", "recording", data, coords, variables, axes, 0.05,
+                  *([Block(group=0, start=a, stop=b)] for a, b in ((0, 200), (205, 250), (255, 300))))
+
+
 def _write(folder: Path, domain: str, dataset: str, group_dim: str, data: Any, coords: Any, variables: Any, axes: Any,
            dt: float, train: list[Block], validation: list[Block], test: list[Block]) -> Store:
     splits = Splits(key=group_dim, train=tuple(train), validation=tuple(validation), test=tuple(test))
@@ -72,6 +88,8 @@ def _write(folder: Path, domain: str, dataset: str, group_dim: str, data: Any, c
 CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "fields": (fields_store, {"patch": 2, "leads": [1, 2]}),
     "series": (series_store, {"look_back": 24, "horizons": [6, 12], "patch": 6}),
+    "spikes": (spikes_store, {"floor": "smoothed", "slow_s": [0.5, 4.0], "masks": {"dropout": 0.4}, "tasks": {
+        "next": {"before": 8, "scored": 16}, "behaviour": {"before": 4, "scored": 16, "after": 4}}}),
     "tiny_atoms": (lambda _: atoms.make_store(), {}),
     "tiny_events": (lambda _: events.make_store(), {}),
     "tiny_grid": (lambda _: grid.make_store(), {}),

@@ -30,7 +30,8 @@ def build(source: SourceSpec, out: str | os.PathLike[str], *, overwrite: bool = 
           progress: Callable[[int, int], None] | None = None, command: str = "") -> Store:
     """Build the store that `source` describes at `out`, in constant memory.
 
-    Values that are not finite are counted and located; they are refused, or kept as NaN with ``missing: mask``. Raises
+    Values that are not finite are counted and located; they are refused, or kept as NaN with ``missing: mask``. Labels,
+    of which not all are known, and parameters of spikes (no link has no delay) may be missing in either case. Raises
     `InputError` on whatever is missing, contradictory or out of order; `out` is then as it was.
     """
     may_write(os.fspath(out), overwrite)
@@ -102,11 +103,16 @@ def account_for_missing(written: xr.Dataset, draft: StoreDraft, *, refuse: bool)
         if not count:
             continue
         found = f"{count} of {written[name].size} values not finite (NaN or Inf), first at {'; '.join(where)}"
-        if refuse:
+        if refuse and not _may_be_missing(draft, name):
             raise InputError(draft.dataset, key=name, found=found, expected="finite values",
                              fix="repair them, or set missing: mask in the source file")
         notes.append(f"{name}: {found}")
     return tuple(notes)
+
+
+def _may_be_missing(draft: StoreDraft, name: str) -> bool:
+    role = draft.variables[name].role
+    return role == "label" or (draft.domain == "spikes" and role == "parameter")
 
 
 def locate_missing(array: xr.DataArray, most: int = 3) -> tuple[int, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sciml.errors import InputError
-from sciml.report import fields, machine, scores, series
+from sciml.report import fields, machine, scores, series, spikes
 from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
 from sciml.report.maps import Panel
 from sciml.report.run import Log, Run
@@ -67,7 +67,9 @@ def render(run: Run, out: Path) -> Path:
 
 def part(run: Run, kind: str, budget: int) -> Part:
     """Draw all that one run folder holds."""
-    sources = [source for name, path in run.rollouts.items() for source in fields.sources(name, path)]
+    of_spikes = {path for path in (*run.rollouts.values(), *run.forecasts.values()) if spikes.is_spikes(path)}
+    sources = [source for name, path in run.rollouts.items() if path not in of_spikes
+               for source in fields.sources(name, path)]
     spectra = [fields.spectrum(source, f"spectrum {kind} {source.dataset} {source.name}") for source in sources]
     return Part(
         run, kind, facts=facts(run),
@@ -76,7 +78,15 @@ def part(run: Run, kind: str, budget: int) -> Part:
         training=training(run.log, kind) if run.log is not None else (),
         panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
         errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
-        forecasts=tuple(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()))
+        forecasts=(*(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()
+                     if path not in of_spikes), *_of_spikes(run, of_spikes)))
+
+
+def _of_spikes(run: Run, paths: Set[Path]) -> Iterator[Picture]:
+    for name, path in run.rollouts.items():
+        yield from spikes.generated(name, path) if path in paths else ()
+    for name, path in run.forecasts.items():
+        yield from spikes.predicted(name, path, _peer(run, name)) if path in paths else ()
 
 
 def lead(run: Run) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data.ragged import dims_of
 from sciml.errors import InputError
 
 
@@ -111,12 +112,13 @@ def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> x
 def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
     """The variables that the source lists (all, if none) under its names and in its order of dimensions.
 
-    A variable read as steady loses its single frame where the source leaves time out of its dims, or calls it forcing.
+    Of events all coordinates are kept: time and units are what they are read by, though no variable has them. A
+    variable read as steady loses its single frame where the source leaves time out of its dims, or calls it forcing.
     Raises `InputError` for a key or a dimension that the files lack.
     """
     if not source.variables:
         return dataset
-    kept = {}
+    ragged, group, kept = dims_of(dataset), dataset.attrs["group_dim"], {}
     for name, spec in source.variables.items():
         key = spec.key or name
         if key not in dataset.data_vars:
@@ -127,13 +129,14 @@ def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
         if _steady(dataset, spec) and "time" in item.dims:
             item = item.isel(time=0)
         if spec.dims is not None:
-            if sorted(spec.dims) != sorted(map(str, item.dims[1:])):
+            own = tuple(str(d) for d in item.dims if d != group)
+            if sorted(spec.dims) != sorted(own):
                 raise InputError(where, key=f"variables.{name}.dims", found=f"{spec.dims}",
-                                 expected=f"{item.dims[1:]} in some order", fix="list the dimensions that the file has")
-            item = item.transpose(dataset.attrs["group_dim"], *spec.dims)
+                                 expected=f"{own} in some order", fix="list the dimensions that the file has")
+            item = item.transpose(*(d for d in (group,) if d in item.dims), *spec.dims)
         kept[name] = item.variable
     dims = {dim for item in kept.values() for dim in item.dims}
-    coords = {name: coord.variable for name, coord in dataset.coords.items() if set(coord.dims) <= dims}
+    coords = {name: coord.variable for name, coord in dataset.coords.items() if ragged or set(coord.dims) <= dims}
     return xr.Dataset(kept, coords, dataset.attrs)
 
 

@@ -26,7 +26,7 @@ def starter(guess: Guess, name: str) -> str:
     lines += [f"  {key}: {_text(value)}" for key, value in guess.options.items()]
     lines += list(_series(guess) if guess.domain == "series" else _fields(guess))
     lines += list(_axes(guess))
-    lines += [_split(guess), "missing: refuse  # or mask: keep NaN and Inf as missing values",
+    lines += [_split(guess), "missing: refuse  # or mask: keep NaN and Inf as missing values (labels may have them)",
               'licence: ""  # FILL IN: what others may do with the data', 'citation: ""  # FILL IN: whom to cite']
     return "\n".join(lines) + "\n"
 

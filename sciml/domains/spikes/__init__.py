@@ -1,4 +1,4 @@
-"""Neural population recordings, as bins on the lattice (unit: set, time) or as events on one packed causal axis."""
+"""Neural populations: counts or traces in bins on the lattice (unit: set, time), or events on one packed axis."""
 
 from __future__ import annotations
 

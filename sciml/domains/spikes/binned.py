@@ -1,4 +1,4 @@
-"""Spikes in bins: counts on the lattice (unit: set, time), next bins, hidden cells and behaviour from one operator."""
+"""Counts or traces in bins, on the lattice (unit: set, time): next bins, hidden cells and labels from one operator."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from torch import Tensor
 from sciml.adapter import Arrays, Metric, Question
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
-from sciml.domains.spikes.config import SpikesConfig
+from sciml.domains.spikes.config import LABELLED, SpikesConfig
 from sciml.domains.spikes.encode import (
-    CHANNEL,
-    HEADS,
     Frame,
     Window,
-    columns,
+    channel,
+    covariates,
     encode_window,
+    head_of,
     inputs,
     rate_target,
     window_of,
 )
 from sciml.domains.spikes.fitted import Fitted, fit_of, known
 from sciml.domains.spikes.fitted import fit as fit_dataset
+from sciml.domains.spikes.floors import NAMES
 from sciml.domains.spikes.history import HistoryState
 from sciml.domains.spikes.layout import Layout
 from sciml.domains.spikes.sampling import draw_counts
 from sciml.domains.spikes.scores import METRICS, normaliser
 from sciml.domains.spikes.scores import score as score_windows
+from sciml.domains.spikes.traces import draw_values
 from sciml.domains.spikes.windows import Source, SpikeWindows, split_windows
 from sciml.errors import InputError
 from sciml.recipe import validate
@@ -41,15 +43,16 @@ from sciml.tokens import HeadSpec, Outputs, Slots, State, TokenBatch, TokenSpec
 DEPENDENT_S = 10.0
 REFERENCE_BINS = 32
 MOST_PER_BIN = 2
-QUESTIONS = {"next": "next_bin", "masked": "masked", "behaviour": "behaviour"}
+QUESTIONS = {"next": "next_bin"}
 
 
 @dataclass(frozen=True)
 class Binned:
-    """Log-rates that correct each unit's mean rate (link space: log spikes per bin), and standardised behaviour.
+    """Log-rates that correct each unit's mean rate (link space: log spikes per bin) or standardised traces;
+    standardised behaviour, log-probabilities of states, places in an embedding.
 
     datasets: what is known of each, by name. reference_s: the time by which coordinates are divided, of the first data
-    set fitted. A rollout step draws one bin of all units, each Poisson given the past.
+    set fitted. A rollout step draws one bin of all units given the past: each Poisson, traces normal.
     """
 
     config: SpikesConfig
@@ -78,8 +81,14 @@ class Binned:
         return replace(self, config=made)
 
     def fit(self, store: Store) -> Self:
-        """Reads the training and validation splits only. See `sciml.domains.spikes.fitted.fit`."""
+        """Reads the training and validation splits only. See `sciml.domains.spikes.fitted.fit`. Raises `InputError` if
+        the data set is known with other units: they are other rows."""
         fitted = fit_dataset(store, self.config)
+        old = self.datasets.get(fitted.name, fitted)
+        if (old.units, old.signal) != (fitted.units, fitted.signal):
+            raise InputError(store.url, key="unit", found=f"{len(fitted.units)} units of {fitted.signal}",
+                             expected=f"the {len(old.units)} units of {old.signal} that {fitted.name} was fitted with",
+                             fix="a new session is a data set of its own: give its store another name")
         reference = self.reference_s or REFERENCE_BINS * fitted.bin_s
         return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference_s=reference)
 
@@ -90,14 +99,21 @@ class Binned:
     def spec(self) -> TokenSpec:
         kind, frame = "members" if self.config.slots else "lattice", self._frame()
         own = frame.own_conditions
+        fits = list(self.datasets.values())
+        channels = tuple(dict.fromkeys(map(channel, fits)))
         heads = {}
-        for task in self.config.tasks:
-            heads[HEADS[task]] = (HeadSpec("along_time", frame.behaviours) if task == "behaviour"
-                                  else HeadSpec(kind, (CHANNEL,), link="log"))
+        for fit in fits:
+            for task in self.config.tasks:
+                names = {"behaviour": frame.behaviours, "state": frame.states,
+                         "embedding": tuple(f"axis_{i}" for i in range(frame.embedding.dims))}.get(task)
+                logs = task == "state" or (names is None and fit.signal == "count")
+                heads[head_of(fit, task)] = HeadSpec(kind if names is None else "along_time", names or (channel(fit),),
+                                                     link="log" if logs else "identity")
         return TokenSpec(
-            domain=self.name, channels=(CHANNEL,), heads=heads, lattice_conditions=frame.lattice_conditions,
+            domain=self.name, channels=channels, heads=heads, lattice_conditions=frame.lattice_conditions,
             identities={f"{name}/unit": fit.units for name, fit in self.datasets.items()}, patch=self.config.patch,
-            slots=Slots("unit", self.config.slots, own) if self.config.slots else None, units={CHANNEL: "1"})
+            slots=Slots("unit", self.config.slots, own) if self.config.slots else None,
+            units={channel(fit): fit.unit for fit in fits})
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> SpikeWindows:
         """Windows of all tasks for training, each batch with one of them; else of the first task."""
@@ -105,7 +121,8 @@ class Binned:
         return split_windows(self._source(store), split, self.config, tasks, train=train)
 
     def starts(self, store: Store, split: SplitName) -> list[xr.Dataset]:
-        """Every block of the split: its first bins to start from (as many as `tasks.next` sees before), then the truth."""
+        """Every block of the split: its first bins to start from (as many as `tasks.next` sees before), then the
+        truth."""
         source = self._source(store)
         before = self.config.tasks["next"].before if "next" in self.config.tasks else REFERENCE_BINS
         blocks = [b for b in source.layout.blocks(split) if b.stop - b.start > before]
@@ -116,93 +133,118 @@ class Binned:
         """Attributes: dataset, task (default: the first one configured), causal; scored_from and scored_to if only some
         bins are asked for. What a sample doesn't bring is not known."""
         fit = fit_of(self.datasets, sample)
-        task = str(sample.attrs.get("task", next(iter(self.config.tasks))))
+        task: Any = str(sample.attrs.get("task", next(iter(self.config.tasks))))
         if task not in self.config.tasks:
             raise InputError(sample.attrs.get("source", "sample"), key="task", found=task,
                              expected=f"one of {', '.join(self.config.tasks)}", fix="train on that task first")
-        causal = int(self.config.tasks[task].causal)  # type: ignore[index]
-        return encode_window(fit, self._frame(), sample.assign_attrs(causal=sample.attrs.get("causal", causal)), task)
+        if "causal" not in sample.attrs:
+            sample = sample.assign_attrs(causal=int(self.config.tasks[task].causal))
+        return encode_window(fit, self._frame(), sample, task)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """``count (sample, time, unit)``, expected per bin, or ``behaviour_value (sample, time, behaviour)`` in its
-        units.
+        """``count (sample, time, unit)``, expected per bin, or ``trace`` in its unit; ``behaviour_value (sample, time,
+        behaviour)`` in its units; ``state_value (sample, time, state)``, probabilities; ``embedding (sample, time,
+        axis)``.
 
         ``known``: where the batch holds a truth."""
         fit = known(self.datasets, batch.dataset, "batch")
         (head, target), = batch.targets.items()
         value = predictions[head].detach().cpu().double()
         mask = target.mask.expand(value.shape).cpu().numpy()
-        if head == "behaviour":
-            place = [self._frame().behaviours.index(name) for name in fit.behaviour.labels]
-            values = value[:, 0, :, place].numpy() * fit.behaviour.std + fit.behaviour.mean
-            return self._dataset(batch, "behaviour_value", values, mask[:, 0][..., place])
-        members = [fit.units[i] for i in _members(batch)]
-        made = self._dataset(batch, "count", value[..., 0].exp().numpy().swapaxes(1, 2), mask[..., 0].swapaxes(1, 2))
-        return made.assign_coords(unit=members)
+        if head in LABELLED:
+            return self._labels(fit, batch, head, value[:, 0], mask[:, 0])
+        members, lattice = _members(batch), value[..., 0].numpy().swapaxes(1, 2)
+        if fit.signal == "count":
+            values = np.exp(lattice)
+        else:
+            centre, spread = (x.numpy()[members] for x in (fit.history.centre, fit.history.spread))
+            values = lattice * spread + centre
+        made = self._dataset(batch, fit.signal, "unit", values, mask[..., 0].swapaxes(1, 2))
+        made[fit.signal].attrs["units"] = fit.unit
+        return made.assign_coords(unit=[fit.units[i] for i in members])
+
+    def _labels(self, fit: Fitted, batch: TokenBatch, task: str, value: Tensor, mask: np.ndarray) -> xr.Dataset:
+        """Of ``(B, T, K)`` outputs of all names, those of the data set."""
+        frame = self._frame()
+        if task == "embedding":
+            return self._dataset(batch, "embedding", "axis", value.numpy(), mask)
+        own, names = (fit.behaviour, frame.behaviours) if task == "behaviour" else (fit.states, frame.states)
+        place = [names.index(label) for label in own.labels]
+        value, mask = value[..., place], mask[..., place]
+        if task == "state":
+            return self._dataset(batch, "state_value", "state", value.softmax(-1).numpy(), mask).assign_coords(
+                state=list(own.labels))
+        made = self._dataset(batch, "behaviour_value", "behaviour", value.numpy() * own.std + own.mean, mask)
+        return made.assign_coords(behaviour=list(own.labels), behaviour_unit=("behaviour", list(own.units)))
 
     def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
         return outputs
 
     def initial(self, sample: xr.Dataset) -> State:
-        """From the first `look_back` bins (attribute; default all); the truth after them is not used, but the stimulus
-        is. Random numbers come from the seed of `sampling`, or the sample's attribute ``seed``."""
+        """From the first `look_back` bins (attribute; default all); the truth after them is not used, but covariates
+        are. Random numbers come from the seed of `sampling`, or the sample's attribute ``seed``."""
         if "next" not in self.config.tasks:
             raise InputError(sample.attrs.get("source", "sample"), key="tasks", found=", ".join(self.config.tasks),
                              expected="next among them", fix="train on tasks.next to generate activity")
         fit, frame = fit_of(self.datasets, sample), self._frame()
         steps = int(sample.attrs.get("look_back", sample.sizes["time"]))
         window = window_of(fit, frame, sample.isel(time=slice(0, steps)).assign_attrs(causal=1))
-        ahead = columns(sample, "stimulus", fit.stimulus.labels, "sample")[None, steps:]
+        ahead = covariates(sample, fit.stimulus.labels, "sample")[None, steps:]
         seed = int(sample.attrs.get("seed", self.config.sampling.seed))
         origin = float(sample["time"].values[0]) if "time" in sample.coords else 0.0
         batch, past = self._next(fit, window)
-        return State(batch, cache=[], rng=torch.Generator().manual_seed(seed).get_state(),
-                     extra={"averages": past.averages, "recent": past.recent, "stimulus": ahead, "last": window.counts[:, -1],
-                            "origin": torch.tensor(origin, dtype=torch.float64)})
+        extra = {"averages": past.averages, "recent": past.recent, "stimulus": ahead, "last": window.counts[:, -1],
+                 "origin": torch.tensor(origin, dtype=torch.float64)}
+        return State(batch, cache=[], rng=torch.Generator().manual_seed(seed).get_state(), extra=extra)
 
     def advance(self, state: State, outputs: Outputs) -> State:
-        """One bin: counts drawn from the rate of the bin after the last; time moves by the width of a bin."""
+        """One bin, drawn from the prediction for the bin after the last; time moves by the width of a bin."""
         fit = known(self.datasets, state.batch.dataset, "rollout")
         generator = torch.Generator()
         assert state.rng is not None
         generator.set_state(state.rng)
         batch, members = state.batch, _members(state.batch)
-        log_rate = batch.targets["next"].predict(outputs["next"])[:, :, -1, 0]  # (B, N)
-        drawn = draw_counts(log_rate.clamp(-20.0, 5.0), self._most(fit), self.config.sampling, generator)
+        head = head_of(fit, "next")
+        mean = batch.targets[head].predict(outputs[head])[:, :, -1, 0]  # (B, N)
+        if fit.signal == "trace":
+            drawn = draw_values(fit, members, mean, self.config.sampling, generator)
+            expected = mean * fit.history.spread[members].to(mean) + fit.history.centre[members].to(mean)
+        else:
+            drawn = draw_counts(mean.clamp(-20.0, 5.0), self._most(fit), self.config.sampling, generator)
+            expected = mean.exp()
         first = round(float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s / fit.bin_s) + 1
         ahead = state.extra["stimulus"]
         stimulus = ahead[:, :1] if ahead.shape[1] else drawn.new_full((len(drawn), 1, ahead.shape[2]), torch.nan)
         past = HistoryState(state.extra["recent"], state.extra["averages"])
         window = Window(drawn[:, None], past, stimulus, first, True, members, batch.sources)
         following, past = self._next(fit, window)
+        extra = {"averages": past.averages, "recent": past.recent, "stimulus": ahead[:, 1:], "last": drawn,
+                 "rate": expected, "origin": state.extra["origin"]}
         return replace(state, batch=following, step=state.step + 1, elapsed=(state.step + 1) * fit.bin_s,
-                       rng=generator.get_state(), extra={
-                           "averages": past.averages, "recent": past.recent, "stimulus": ahead[:, 1:], "last": drawn, "rate": log_rate.exp(),
-                           "origin": state.extra["origin"]})
+                       rng=generator.get_state(), extra=extra)
 
     def observe(self, state: State) -> xr.Dataset:
-        """The bin drawn last: ``count (sample, time = 1, unit)`` and ``rate``, its expected count; before the first step,
-        the last bin known."""
+        """The bin drawn last: ``count`` or ``trace (sample, time = 1, unit)`` and ``rate``, what was expected; before
+        the first step, the last bin known."""
         fit, batch = known(self.datasets, state.batch.dataset, "rollout"), state.batch
         at = float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s + float(state.extra["origin"])
-        dims, attrs = ("sample", "time", "unit"), {"units": "1"}
+        dims, attrs = ("sample", "time", "unit"), {"units": fit.unit}
         data = {name: (dims, state.extra[key].detach().cpu().double().numpy()[:, None], attrs)
-                for name, key in (("count", "last"), ("rate", "rate")) if key in state.extra}
+                for name, key in ((fit.signal, "last"), ("rate", "rate")) if key in state.extra}
         when = np.full((batch.num_segments, 1), at)
         return xr.Dataset(data, coords={
             "valid_time": (("sample", "time"), when, {"units": "s"}), "unit": [fit.units[i] for i in _members(batch)],
             "source": ("sample", list(batch.sources))}, attrs={"domain": self.name, "dataset": fit.name})
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
-        """One per task: `next_bin`, `masked` (the held-out units, if any are), `behaviour`."""
+        """One per task: `next_bin`, `masked` (the held-out units, if any are), `behaviour`, `state`, `embedding`."""
         source, result = self._source(store), []
         for task, window in self.config.tasks.items():
             windows = split_windows(source, split, self.config, [task])
             windows = replace(windows, train=False, blocks=source.layout.blocks(split))
             block = max(1, round(DEPENDENT_S / (window.scored * source.layout.bin_s)))
-            baseline = {"behaviour": "ridge"}.get(task, "")
-            result.append(Question(QUESTIONS[task], windows, block=block, options=normaliser(windows, task),
-                                   baseline_name=baseline))
+            result.append(Question(QUESTIONS.get(task, task), windows, block=block, options=normaliser(windows, task),
+                                   baseline_name=NAMES[type(source.fit.floors[task])]))
         return result
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -229,7 +271,7 @@ class Binned:
         """A causal batch whose every cell asks for the next bin, without a truth."""
         unknown = torch.full_like(window.counts, torch.nan)
         target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool))
-        return inputs(fit, self._frame(), window, {"next": target})
+        return inputs(fit, self._frame(), window, {head_of(fit, "next"): target})
 
     def _most(self, fit: Fitted) -> int:
         """Counts that a bin can hold in generation: far beyond what the busiest unit's mean makes likely."""
@@ -237,25 +279,21 @@ class Binned:
         return int(8 + MOST_PER_BIN * busiest + 8 * busiest**0.5)
 
     def _source(self, store: Store) -> Source:
-        return Source(Layout.of(store, self.config.bin_s, self.config.behaviours), known(self.datasets, store.meta.dataset, store.url))
+        layout = Layout.of(store, self.config.bin_s, self.config.behaviours)
+        return Source(layout, known(self.datasets, store.meta.dataset, store.url))
 
     def _frame(self) -> Frame:
         def union(name: str) -> tuple[str, ...]:
             return tuple(dict.fromkeys(n for fit in self.datasets.values() for n in getattr(fit, name).labels))
-        return Frame(self.reference_s or 1.0, self.config.slow_s, self.config.lags, union("behaviour"), union("stimulus"),
-                     self.config.corrects == "floor")
+        config = self.config
+        return Frame(self.reference_s or 1.0, config.slow_s, config.lags, union("behaviour"), union("states"),
+                     union("stimulus"), config.corrects == "floor", config.embedding)
 
-    def _dataset(self, batch: TokenBatch, name: str, values: np.ndarray, mask: np.ndarray) -> xr.Dataset:
-        fit, dim = known(self.datasets, batch.dataset, "batch"), "unit" if name == "count" else "behaviour"
+    def _dataset(self, batch: TokenBatch, name: str, dim: str, values: np.ndarray, mask: np.ndarray) -> xr.Dataset:
         dims = ("sample", "time", dim)
-        made = xr.Dataset({name: (dims, values), "known": (dims, mask)},
+        return xr.Dataset({name: (dims, values), "known": (dims, mask)},
                           coords={"source": ("sample", list(batch.sources))},
-                          attrs={"domain": self.name, "dataset": fit.name})
-        if name == "count":
-            made["count"].attrs["units"] = "1"
-            return made
-        return made.assign_coords(behaviour=list(fit.behaviour.labels),
-                                  behaviour_unit=("behaviour", list(fit.behaviour.units)))
+                          attrs={"domain": self.name, "dataset": batch.dataset})
 
 
 def _members(batch: TokenBatch) -> np.ndarray:

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from sciml.recipe import Section
 
-Task = Literal["next", "masked", "behaviour"]
+Task = Literal["next", "masked", "behaviour", "state", "embedding"]
+LABELLED: tuple[Task, ...] = ("behaviour", "state", "embedding")
+"""Tasks that need labels."""
 SLOW_S = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
 
 
@@ -25,9 +27,10 @@ class WindowConfig(Section):
 
 
 class MaskConfig(Section):
-    """What training hides: for `masked`, a share of time bins in spans, of units, of single cells (one of the three is
-    drawn per window, those of share 0 never); for every task, a share of units as if they weren't recorded, drawn up to
-    `dropout`. Held-out units are named by label, or as a count drawn once with `held_out_seed`; they are never seen."""
+    """What training hides: for `masked`, held-out units and a share of time bins in spans, of units, or of single cells
+    (one of the three is drawn per window, those of share 0 never); for every task, a share of units as if they weren't
+    recorded, drawn up to `dropout`. Held-out units are named by label, or as a count drawn once with `held_out_seed`;
+    `masked` never sees them."""
 
     time: float = Field(default=0.3, ge=0, lt=1)
     unit: float = Field(default=0.3, ge=0, lt=1)
@@ -67,20 +70,37 @@ class LagConfig(Section):
 
     before: int = Field(default=0, ge=0)
     after: int = Field(default=0, ge=0)
+    averages: bool = False
+
+
+class EmbeddingConfig(Section):
+    """dims: axes of the embedding. width: of the Gaussian of the distance of two bins' behaviours (root mean square
+    over components, in training standard deviations) that says how much they are neighbours."""
+
+    dims: int = Field(default=8, ge=1)
+    width: float = Field(default=0.5, gt=0)
+
+
+def _next_bin() -> dict[Task, WindowConfig]:
+    return {"next": WindowConfig()}
 
 
 class SpikesConfig(Section):
-    """tokens: counts in bins, or events. bin_s: width, a multiple of the store's (null: the same). tasks: what is asked,
-    each with its window: `next` bin (causal), `masked` cells of the same bin, `behaviour`. slots: that many tokens per
-    bin read all units; 0: a token per unit and bin. patch: bins per token where time isn't causal. slow_s: time constants
-    of the averages of each unit's past that the operator is given. behaviours: those to decode (null: all). labelled: the share of training time whose behaviour
-    is used, in one contiguous part that `labelled_seed` places. floor: the classical predictor of rates that scores are
-    printed beside. corrects: what the operator's log-rate is added to: each unit's mean rate, or the floor.
+    """A recipe's section, as flat as its YAML.
+
+    tokens: counts (or traces) in bins, or events. bin_s: width, a multiple of the store's (null: the same). tasks: what
+    is asked, each with its window: `next` bin (causal), `masked` cells of the same bin, `behaviour`, discrete `state`,
+    an `embedding` in which bins of like behaviour are neighbours. slots: that many tokens per bin read all units; 0: a
+    token per unit and bin. patch: bins per token where time isn't causal. slow_s: time constants of the averages of
+    each unit's past that the operator is given. behaviours: those to decode (null: all). labelled: the share of
+    training time whose labels are used, in one contiguous part that `labelled_seed` places. floor: the classical
+    predictor of rates that scores are printed beside (of traces: ridge). corrects: what the operator's output is added
+    to: each unit's mean, or the floor.
     """
 
     tokens: Literal["bins", "events"] = "bins"
     bin_s: float | None = Field(default=None, gt=0)
-    tasks: dict[Task, WindowConfig] = Field(default_factory=lambda: {"next": WindowConfig()}, min_length=1)
+    tasks: dict[Task, WindowConfig] = Field(default_factory=_next_bin, min_length=1)
     slots: int = Field(default=1, ge=0)
     patch: int = Field(default=1, ge=1)
     slow_s: tuple[float, ...] = SLOW_S
@@ -93,12 +113,14 @@ class SpikesConfig(Section):
     masks: MaskConfig = MaskConfig()
     sampling: SamplingConfig = SamplingConfig()
     events: EventConfig = EventConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
     objective: str = "population"
 
     @model_validator(mode="after")
     def _consistent(self) -> SpikesConfig:
         if "next" in self.tasks and not self.tasks["next"].causal:
             raise ValueError("tasks.next looks ahead: leave out its `after`")
-        if "masked" in self.tasks and not (self.masks.time or self.masks.unit or self.masks.cell):
-            raise ValueError("tasks.masked hides nothing: give masks.time, masks.unit or masks.cell a share")
+        masks = self.masks
+        if "masked" in self.tasks and not (masks.time or masks.unit or masks.cell or masks.held_out):
+            raise ValueError("tasks.masked hides nothing: give masks.time, unit or cell a share, or hold units out")
         return self

@@ -1,7 +1,7 @@
 """Who drives whom, read from a fitted model: mask a source's spikes (ablation), or give it one more (impulse response).
 
-Both ask the model of next bins what it would say, so they take any ``forward(batch) → Outputs``. Like all estimates from
-recordings alone they see what is predictive: common input that the model can't explain away looks like a link.
+Both ask the model of next bins what it would say, so they take any ``forward(batch) → Outputs``. Like all estimates
+from recordings alone they see what is predictive: common input that the model can't explain away looks like a link.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from sciml.domains.spikes.binned import Binned
-from sciml.domains.spikes.encode import Window, inputs, rate_target, window_of
+from sciml.domains.spikes.encode import Window, head_of, inputs, rate_target, window_of
 from sciml.domains.spikes.fitted import Fitted, fit_of
 from sciml.domains.spikes.glm import GLM
 from sciml.domains.spikes.history import HistoryState
+from sciml.domains.spikes.smoothed import SmoothedRate
 from sciml.domains.spikes.windows import SpikeWindows
 from sciml.errors import InputError
 from sciml.tokens import Outputs, TokenBatch
 
 CELLS = 2_000_000
 """Cells (window · bin · unit) that go through the model at once."""
+ROUNDS, FEW, TINY = 3, 20, 1e-12
+"""Rows and columns are scaled in turn so often; pairs that say little of a spread; what counts as no spread at all."""
 HIGHEST = 5.0
 """Largest logarithm of spikes per bin that is taken seriously."""
 
@@ -37,8 +40,8 @@ class Ablation:
 
     expected: nats per spike of the source that the log-likelihood of the unit's next bin is expected to lose, ≥ 0: the
     Kullback–Leibler divergence of the two Poisson predictions, if the one that sees the source is right. gain: nats per
-    spike that it does lose on these bins. p: one-sided, of a source whose spikes predict nothing; it holds only for bins
-    that the model wasn't trained on.
+    spike that it does lose on these bins. p: one-sided, of a source whose spikes predict nothing; it holds only for
+    bins that the model wasn't trained on.
     """
 
     expected: np.ndarray
@@ -49,25 +52,30 @@ class Ablation:
 @dataclass(frozen=True)
 class Response:
     """log_rate ``(unit, source, lag)``: mean over contexts of log λ_unit(t + lag) with one more spike of the source in
-    bin t, less what it is without, lags 1 … L bins; evidence ``(unit, source)``: the response along the time course that
-    most pairs share, in standard deviations of pairs without a link; NaN on the diagonal."""
+    bin t, less what it is without, lags 1 … L bins; bin_s: their width. Properties are NaN on the diagonal."""
 
     log_rate: np.ndarray
-    evidence: np.ndarray
     bin_s: float
+
+    @property
+    def evidence(self) -> np.ndarray:
+        """``(unit, source)`` in `standardised` units: the signed area under the first half of the lags less that under
+        the second, in which a common slow input shows as much as in the first, but a link no longer."""
+        half = -(-self.log_rate.shape[-1] // 2)
+        return standardised(half * (self.log_rate[..., :half].mean(-1) - self.log_rate[..., half:].mean(-1)))
 
     @property
     def effect(self) -> np.ndarray:
         """``(unit, source)`` the response at its extremum: change of the logarithm of the rate, signed."""
-        return np.take_along_axis(self.log_rate, self._peak[..., None], -1)[..., 0]
+        peak = np.abs(self.log_rate).argmax(-1)[..., None]
+        return _blank(np.take_along_axis(self.log_rate, peak, -1)[..., 0])
 
     @property
     def delay(self) -> np.ndarray:
-        """``(unit, source)`` s from the source's bin to the first in which the response is half its extremum; NaN on the
-        diagonal."""
+        """``(unit, source)`` s from the source's bin to the first in which the response is half its extremum."""
         height = np.abs(self.log_rate)
         first = (height >= 0.5 * height.max(-1, keepdims=True)).argmax(-1)
-        return np.where(np.isnan(self.evidence), np.nan, (first + 1) * self.bin_s)
+        return _blank((first + 1) * self.bin_s)
 
     @property
     def p(self) -> np.ndarray:
@@ -76,18 +84,14 @@ class Response:
 
         return np.asarray(2 * norm.sf(np.abs(self.evidence)))
 
-    @property
-    def _peak(self) -> np.ndarray:
-        return np.asarray(np.nan_to_num(np.abs(self.log_rate)).argmax(-1))
-
 
 def ablation(forward: Forward, adapter: Binned, windows: SpikeWindows, count: int, *,
              progress: Progress | None = None) -> Ablation:
     """Masks one source after another in `count` windows spread over those given, as a unit that wasn't recorded.
 
-    With u = Σ d (y − λ₀) and v = Σ d² λ₀ over scored bins, d the change of log λ and λ₀ the rate without the source, p is
-    the normal tail of u/√v, the score test of no effect (Rao, Proc. Cambridge Phil. Soc. 44, 1948). Raises `InputError`
-    unless next bins are predicted.
+    With u = Σ d (y − λ₀) and v = Σ d² λ₀ over scored bins, d the change of log λ and λ₀ the rate without the source, p
+    is the normal tail of u/√v, the score test of no effect (Rao, Proc. Cambridge Phil. Soc. 44, 1948). Raises
+    `InputError` unless next bins are predicted.
     """
     from scipy.stats import norm
 
@@ -115,8 +119,8 @@ def impulse_response(forward: Forward, adapter: Binned, windows: SpikeWindows, c
                      progress: Progress | None = None) -> Response:
     """Adds one spike of each source, `lags` bins before the end of each of `count` windows spread over those given.
 
-    Contexts in which the source is not recorded then don't count. Evidence: see `standardised`. Raises `InputError`
-    unless next bins are predicted, and on windows of no more than `lags` bins.
+    Contexts in which the source is not recorded then don't count. Raises `InputError` unless next bins are
+    predicted, and on windows of no more than `lags` bins or fewer than two lags.
     """
     chosen = _spread(windows, count)
     units = len(windows.source.fit.units)
@@ -124,8 +128,9 @@ def impulse_response(forward: Forward, adapter: Binned, windows: SpikeWindows, c
     for done, index in enumerate(chosen):
         fit, window, _, _ = _window(adapter, windows, index)
         steps = window.counts.shape[1]
-        if steps <= lags:
-            raise InputError("windows", key="tasks.next", found=f"{steps} bins", expected=f"more than {lags} lags",
+        if steps <= lags or lags < 2:
+            raise InputError("windows", key="tasks.next", found=f"{steps} bins, {lags} lags",
+                             expected="two lags or more, in windows that are longer",
                              fix="ask for fewer lags, or train on longer windows")
         before = _log_rates(forward, adapter, fit, window)[:, -lags:]
         for sources in _chunks(units, window.counts[0].numel()):
@@ -135,25 +140,34 @@ def impulse_response(forward: Forward, adapter: Binned, windows: SpikeWindows, c
         if progress is not None:
             progress(done + 1, len(chosen))
     log_rate = total / np.maximum(contexts, 1.0)[:, None]
-    rate = windows.source.fit.history.rate.numpy()
-    return Response(log_rate, standardised(log_rate, rate), windows.source.fit.bin_s)
+    return Response(log_rate, windows.source.fit.bin_s)
 
 
-def standardised(log_rate: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Responses ``(unit, source, lag)`` as ``(unit, source)`` standard deviations of pairs without a link.
+def standardised(effect: np.ndarray) -> np.ndarray:
+    """Effects ``(unit, source)`` over what is usual for the unit times what is usual for the source; diagonal NaN.
 
-    The response is projected on the first right singular vector of all pairs' responses (the time course they share),
-    multiplied by √(rate_unit · rate_source), as the error of a log-rate is one over the root of the coincidences
-    expected, and divided by the spread of the middle of all pairs (median absolute deviation · 1.4826), most of which
-    have no link: an empirical null (Efron, J. Am. Stat. Assoc. 99, 2004). rate ``(unit,)``.
+    The error of an estimate grows as the unit and the source fire less, whatever the model. As most pairs have no link,
+    the spread of the middle of a row or column (median absolute deviation · 1.4826) shows by how much: an empirical
+    null (Efron, J. Am. Stat. Assoc. 99, 2004), of a product of one number per row and one per column. Of few pairs
+    (fewer than `FEW` to a row) the spread is mostly that of all.
     """
-    weighted = log_rate * np.sqrt(rate[:, None] * rate[None])[..., None]
-    off = ~np.eye(len(rate), dtype=bool)
-    course = np.linalg.eigh(np.einsum("pl,pk->lk", weighted[off], weighted[off]))[1][:, -1]
-    along = weighted @ (course * (1.0 if course.sum() >= 0 else -1.0))
-    middle = np.median(along[off])
-    spread = 1.4826 * np.median(np.abs(along[off] - middle))
-    return _blank((along - middle) / max(spread, 1e-12))
+    e = _blank(effect)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for axis in (1, 0) * ROUNDS:
+            share = len(e) / (len(e) + FEW)
+            e = e / np.maximum(_spread_of(e, axis) ** share * _spread_of(e, None) ** (1 - share), TINY)
+        return np.asarray((e - np.nanmedian(e)) / np.maximum(_spread_of(e, None), TINY))
+
+
+def _spread_of(values: np.ndarray, axis: int | None) -> np.ndarray:
+    middle = np.nanmedian(values, axis=axis, keepdims=True)
+    return np.asarray(1.4826 * np.nanmedian(np.abs(values - middle), axis=axis, keepdims=True))
+
+
+def signs_agreed(evidence: np.ndarray) -> np.ndarray:
+    """``(unit, source)``: evidence along the sign of its source, which excites or inhibits all its targets (Dale's
+    law): that of Σ evidence³ over the source's pairs."""
+    return evidence * np.sign(np.nansum(evidence**3, axis=0))
 
 
 def _compared(seen: Tensor, without: Tensor, truth: Tensor) -> np.ndarray:
@@ -168,6 +182,9 @@ def _compared(seen: Tensor, without: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def _spread(windows: SpikeWindows, count: int) -> Sequence[int]:
+    if windows.source.fit.signal != "count":
+        raise InputError("connectivity", key="signal", found=windows.source.fit.signal, expected="spike counts",
+                         fix="give a store of spikes: the response of a trace is no rate")
     if "next" not in windows.tasks:
         raise InputError("connectivity", key="tasks", found=", ".join(windows.tasks), expected="next among them",
                          fix="train on tasks.next: connectivity is read from predictions of the next bin")
@@ -183,22 +200,23 @@ def _window(adapter: Binned, windows: SpikeWindows, index: int) -> tuple[Fitted,
 
 
 def _log_rates(forward: Forward, adapter: Binned, fit: Fitted, window: Window) -> Tensor:
-    """``(B, T, N)`` log spikes of the bin after each; a floor that is corrected sees the same counts."""
+    """``(B, T, N)`` log spikes of the bin after each; a floor that is corrected sees the same counts, but nothing from
+    before the window."""
     counts = window.counts
-    unknown = torch.full_like(counts, torch.nan)
-    base = None
+    unknown, base = torch.full_like(counts, torch.nan), None
     if adapter.config.corrects == "floor":
-        longer = torch.cat([counts, unknown[:, :1]], 1)
-        floor = fit.floors["next"]
+        longer, floor = torch.cat([counts, unknown[:, :1]], 1), fit.floors["next"]
+        assert isinstance(floor, GLM | SmoothedRate)
         if isinstance(floor, GLM) and len(floor.covariates.mean):
             stimulus = torch.cat([window.stimulus, window.stimulus[:, -1:]], 1).expand(len(counts), -1, -1)
             base = floor.log_rates(longer, stimulus)[:, 1:]
         else:
-            base = floor.log_rates(longer)[:, 1:]  # type: ignore[union-attr]
+            base = floor.log_rates(longer)[:, 1:]
     target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool), base)
-    batch, _ = inputs(fit, adapter._frame(), window, {"next": target})
+    head = head_of(fit, "next")
+    batch, _ = inputs(fit, adapter._frame(), window, {head: target})
     with torch.no_grad():
-        found = batch.targets["next"].predict(forward(batch)["next"])
+        found = batch.targets[head].predict(forward(batch)[head])
     return found[..., 0].transpose(1, 2).clamp_max(HIGHEST)
 
 

@@ -7,9 +7,9 @@ validation; bins of which the behaviour isn't known take no part, and counts tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -91,18 +91,21 @@ class RidgeDecoder:
     def fit(cls, recordings: Sequence[Recording], behaviour: Sequence[Tensor], windows: Sequence[Window] = (Window(),),
             strengths: Sequence[float] = STRENGTHS, refit: bool = False) -> RidgeDecoder:
         """Behaviour ``(T, P)`` of each recording, NaN where unknown. Per component, the strength with the least squared
-        error on validation; of the windows, that with the greatest mean R² there (over its own mean).
-        refit: with what was chosen, on the training and validation bins together; validation is in-sample then."""
+        error on validation; of the windows, that with the greatest mean R² there (over its own mean). Provenance has
+        the root mean squared errors there, too. refit: with what was chosen, on the training and validation bins
+        together; validation is in-sample then."""
         best: tuple[float, RidgeDecoder] | None = None
         tried = []
         for window in windows:
             windowed = Windowed.fit(recordings, window)
-            parts = [_ridge(windowed, recordings, [b[:, p].double() for b in behaviour], strengths)
-                     for p in range(behaviour[0].shape[1])]
-            score = float(np.mean([part[3] for part in parts]))
-            tried.append({**asdict(window), "validation_r2": score, "strengths": [part[2] for part in parts]})
-            made = cls(windowed, torch.stack([part[0] for part in parts], 1), torch.stack([part[1] for part in parts]),
-                       tried[-1])
+            parts = sorted((part for alike in _alike(behaviour) for part in _ridges(
+                windowed, recordings, [b[:, alike].double() for b in behaviour], alike, strengths)),
+                key=lambda part: part.place)
+            score = float(np.mean([part.score for part in parts]))
+            tried.append({**asdict(window), "validation_r2": score, "strengths": [part.strength for part in parts]})
+            made = cls(windowed, torch.stack([part.weights for part in parts], 1),
+                       torch.stack([part.offset for part in parts]),
+                       {**tried[-1], "validation_rmse": [part.error for part in parts]})
             if best is None or score > best[0]:
                 best = score, made
         if best is None:
@@ -192,49 +195,68 @@ def _tensors(arrays: Mapping[str, np.ndarray], *names: str) -> tuple[Tensor, ...
     return tuple(torch.tensor(np.asarray(arrays[name]), dtype=torch.float64) for name in names)
 
 
+class Part(NamedTuple):
+    """One component: its place, weights ``(F,)``, offset ``()``, strength, and R² and error on validation."""
+
+    place: int
+    weights: Tensor
+    offset: Tensor
+    strength: float
+    score: float
+    error: float
+
+
+def _alike(behaviour: Sequence[Tensor]) -> list[list[int]]:
+    """Components that are known in the same bins, which share a Gram matrix."""
+    known = torch.isfinite(torch.cat(list(behaviour))).numpy()
+    groups: dict[bytes, list[int]] = {}
+    for p in range(known.shape[1]):
+        groups.setdefault(np.packbits(known[:, p]).tobytes(), []).append(p)
+    return list(groups.values())
+
+
 def _rows(windowed: Windowed, recordings: Sequence[Recording], values: Sequence[Tensor], masks: Sequence[Tensor],
           ) -> tuple[Tensor, Tensor]:
-    """float64 features and values of the bins in the masks whose value is known."""
+    """float64 features and values, ``(T,)`` or ``(T, P)``, of the bins in the masks whose values are known."""
     x, y = [], []
     for r, v, mask in zip(recordings, values, masks, strict=True):
         for low in range(0, len(r.counts), ROWS):
             high = min(low + ROWS, len(r.counts))
-            chosen = mask[low:high] & torch.isfinite(v[low:high])
+            chosen = mask[low:high] & torch.isfinite(v[low:high].view(high - low, -1)).all(1)
             if bool(chosen.any()):
                 x.append(windowed.rows(r.counts.double(), low, high)[chosen])
                 y.append(v[low:high][chosen].double())
     width = len(windowed.centre) * (windowed.window.before + 1 + windowed.window.after)
     empty = torch.zeros(0, dtype=torch.float64)
-    return torch.cat([empty.new_zeros(0, width), *x]), torch.cat([empty, *y])
+    return torch.cat([empty.new_zeros(0, width), *x]), torch.cat([empty.new_zeros(0, *values[0].shape[1:]), *y])
 
 
-def _ridge(windowed: Windowed, recordings: Sequence[Recording], values: Sequence[Tensor], strengths: Sequence[float],
-           ) -> tuple[Tensor, Tensor, float, float]:
-    """Weights ``(F,)``, offset ``()``, the strength and its R² on validation, of one component."""
+def _ridges(windowed: Windowed, recordings: Sequence[Recording], values: Sequence[Tensor], places: Sequence[int],
+            strengths: Sequence[float]) -> Iterator[Part]:
+    """Of components ``(T, P)`` that are known in the same bins, each with its own strength."""
     x, y = _rows(windowed, recordings, values, [r.train for r in recordings])
     asked, truth = _rows(windowed, recordings, values, [r.validation for r in recordings])
     if len(y) < 2 or len(truth) < 2:
         raise InputError("RidgeDecoder.fit", key="behaviour", expected="two or more known values in each",
                          found=f"{len(y)} training and {len(truth)} validation bins",
                          fix="check the split, or leave the component out")
-    middle, level = x.mean(0), y.mean()
+    middle, level = x.mean(0), y.mean(0)
     eigenvalues, vectors, turned = _turned(x, y)
     scale = eigenvalues.mean().clamp_min(1e-12)
-    power = (truth - truth.mean()).square().sum().clamp_min(1e-30)
-    found: list[tuple[float, float, Tensor]] = []
-    for strength in strengths:
-        w = vectors @ (turned / (eigenvalues + strength * scale))
-        error = (truth - level - (asked - middle) @ w).square().sum()
-        found.append((float(1 - error / power), float(strength), w))
-    score, strength, w = max(found, key=lambda f: f[0])
-    return w, level - middle @ w, strength, score
+    power = (truth - truth.mean(0)).square().sum(0).clamp_min(1e-30)
+    weights = [vectors @ (turned / (eigenvalues + strength * scale)[:, None]) for strength in strengths]
+    errors = torch.stack([(truth - level - (asked - middle) @ w).square().sum(0) for w in weights])  # (strengths, P)
+    for i, best in enumerate(errors.argmin(0).tolist()):
+        w, error = weights[best][:, i], errors[best, i]
+        yield Part(places[i], w, level[i] - middle @ w, float(strengths[best]), float(1 - error / power[i]),
+                   float((error / len(truth)).sqrt()))
 
 
 def _turned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues and vectors of the centred Gram matrix, and the cross products in their basis."""
     middle = x.mean(0)
     values, vectors = torch.linalg.eigh(x.T @ x - len(x) * torch.outer(middle, middle))
-    return values.clamp_min(0), vectors, vectors.T @ (x.T @ (y - y.mean()))
+    return values.clamp_min(0), vectors, vectors.T @ (x.T @ (y - y.mean(0)))
 
 
 def _refitted(decoder: RidgeDecoder, recordings: Sequence[Recording], behaviour: Sequence[Tensor]) -> RidgeDecoder:

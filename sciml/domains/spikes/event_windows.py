@@ -96,7 +96,8 @@ class EventSource:
         held = self.layout.recorded(group)
         assert held.spike_time is not None
         assert held.spike_unit is not None
-        return torch.from_numpy(held.spike_time[first:last].copy()), torch.from_numpy(held.spike_unit[first:last].copy())
+        time, unit = held.spike_time[first:last], held.spike_unit[first:last]
+        return torch.from_numpy(time.copy()), torch.from_numpy(unit.copy())
 
     def _floor(self, group: int) -> np.ndarray:
         """``(E, N)`` log of 1/s after every event of a recording."""
@@ -126,8 +127,8 @@ class EventSource:
 
 @dataclass(frozen=True)
 class EventWindows:
-    """`config.tokens` − `config.before` events scored per window, the rest is context; the next window goes on where one
-    ends. The wait that leads into a block counts from the block's start, the last one until its end. Training windows
+    """`config.tokens` − `config.before` waits scored per window, the rest is context; the next window goes on where one
+    ends. The wait that leads into a piece counts from the piece's start, the last one until its end. Training windows
     begin at any event."""
 
     source: EventSource
@@ -181,8 +182,8 @@ class EventWindows:
 
 
 def events_of(sample: xr.Dataset, fit: Fitted, where: object) -> tuple[np.ndarray, np.ndarray]:
-    """Times (s) and places among the fitted units ``(n,)``. Raises `InputError` on events that are out of order, unknown
-    units, or missing variables."""
+    """Times (s) and places among the fitted units ``(n,)``. Raises `InputError` on events that are out of order or
+    beyond the end of the sample, unknown units, or missing variables."""
     for name in ("spike_time", "spike_unit"):
         if name not in sample or sample[name].dims != ("spike",):
             raise InputError(where, key=name, found="none" if name not in sample else str(sample[name].dims),

@@ -13,16 +13,11 @@ from torch import Tensor
 
 from sciml.data.schema import Block
 from sciml.data.store import Store
-from sciml.domains.spikes.config import SpikesConfig, Task
-from sciml.domains.spikes.decoders import RidgeDecoder, Window
-from sciml.domains.spikes.glm import GLM, HELD_OUT_BASES, select
+from sciml.domains.spikes.config import LABELLED, SpikesConfig, Task
+from sciml.domains.spikes.floors import KINDS, Floor, fit_floor
 from sciml.domains.spikes.history import Basis, History, Recording
 from sciml.domains.spikes.layout import Layout
-from sciml.domains.spikes.smoothed import SmoothedRate
 from sciml.errors import InputError
-
-Floor = GLM | SmoothedRate | RidgeDecoder
-KINDS: Mapping[str, type[Any]] = {"glm": GLM, "smoothed rate": SmoothedRate, "ridge decoder": RidgeDecoder}
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,14 @@ class Columns:
                    np.array(config["std"], np.float64))
 
 
+NOTHING: Mapping[str, Any] = {"labels": (), "units": (), "mean": (), "std": ()}
+
+
 @dataclass(frozen=True)
 class Fitted:
     """One data set. history: how the operator is given the past of each unit, with the training rates. floors: by task,
-    the classical predictor that scores are printed beside. held_out: units that `masked` never shows."""
+    the classical predictor that scores are printed beside. held_out: units that `masked` never shows. state: the means
+    are the shares of the classes; stimulus: all covariates. unit: of what is recorded, 1 of counts."""
 
     name: str
     units: tuple[str, ...]
@@ -66,6 +65,13 @@ class Fitted:
     stimulus: Columns
     held_out: tuple[int, ...]
     floors: Mapping[str, Floor]
+    states: Columns
+    unit: str = "1"
+
+    @property
+    def signal(self) -> str:
+        """``count`` or ``trace``."""
+        return "trace" if self.history.basis.signed else "count"
 
     @property
     def log_rate(self) -> Tensor:
@@ -92,7 +98,7 @@ class Fitted:
             arrays |= {f"{task}/{key}": value for key, value in parts.items()}
         return {"units": list(self.units), "bin_s": self.bin_s, "history": history, "floors": floors,
                 "behaviour": self.behaviour.state(), "stimulus": self.stimulus.state(),
-                "held_out": list(self.held_out)}, arrays
+                "states": self.states.state(), "held_out": list(self.held_out), "unit": self.unit}, arrays
 
     @classmethod
     def restore(cls, name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fitted:
@@ -101,7 +107,8 @@ class Fitted:
         floors = {task: KINDS[saved["kind"]].restore(saved, part(task)) for task, saved in config["floors"].items()}
         return cls(name, tuple(config["units"]), float(config["bin_s"]),
                    History.restore(config["history"], part("history")), Columns.restore(config["behaviour"]),
-                   Columns.restore(config["stimulus"]), tuple(config["held_out"]), floors)
+                   Columns.restore(config["stimulus"]), tuple(config["held_out"]), floors,
+                   Columns.restore(config.get("states", NOTHING)), str(config.get("unit", "1")))
 
 
 def known(datasets: Mapping[str, Fitted], name: str, where: object) -> Fitted:
@@ -128,29 +135,57 @@ def fit(store: Store, config: SpikesConfig) -> Fitted:
     """
     layout = Layout.of(store, config.bin_s, config.behaviours)
     recordings = recordings_of(layout)
-    history = History.fit(recordings, Basis(1, 0, 0.5, config.slow_s), layout.bin_s)
+    basis = Basis(1, 0, 0.5, config.slow_s, signed=layout.signal == "trace")
     labelled = labelled_blocks(layout.blocks("train"), config)
-    behaviour = Columns.fit(layout.labels["behaviour"], layout.behaviour_units, _rows(layout, labelled, "behaviour"))
-    stimulus = Columns.fit(layout.labels["stimulus"], ("1",) * len(layout.labels["stimulus"]),
-                           _rows(layout, layout.blocks("train"), "stimulus"))
-    made = Fitted(store.meta.dataset, layout.units, layout.bin_s, history, behaviour, stimulus,
-                  _held_out(layout, config), {})
-    if "behaviour" in config.tasks and not behaviour.labels:
-        raise InputError(store.url, key="domains.spikes.tasks.behaviour", found="a store without behaviour",
-                         expected="behaviour (recording, time, behaviour)", fix="leave the task out")
+    columns = {name: Columns.fit(layout.labels[name], units, _rows(layout, blocks, name)) for name, units, blocks in (
+        ("behaviour", layout.behaviour_units, labelled), ("state", ("1",) * len(layout.labels["state"]), labelled),
+        ("stimulus", ("1",) * len(layout.labels["stimulus"]), layout.blocks("train")))}
+    _check_labels(store, config, columns)
+    made = Fitted(store.meta.dataset, layout.units, layout.bin_s, History.fit(recordings, basis, layout.bin_s),
+                  columns["behaviour"], columns["stimulus"], held_out_of(layout, config), {}, columns["state"],
+                  layout.unit)
     return replace(made, floors={task: _floor(task, layout, recordings, made, config, labelled)
                                  for task in config.tasks})
 
 
-def recordings_of(layout: Layout) -> list[Recording]:
+def _floor(task: Task, layout: Layout, recordings: Sequence[Recording], made: Fitted, config: SpikesConfig,
+           labelled: Sequence[Block]) -> Floor:
+    pairs = list(zip(groups_of(layout), recordings))
+
+    def beside(name: str) -> list[Tensor]:
+        return [torch.from_numpy(getattr(layout.recorded(g), name)[:len(r.counts)]) for g, r in pairs]
+
+    if task in LABELLED:
+        seen = [replace(r, train=_inside([b for b in labelled if b.group == g], len(r.counts))) for g, r in pairs]
+        return fit_floor(task, seen, made, config, labels=beside("state" if task == "state" else "behaviour"))
+    return fit_floor(task, recordings, made, config, stimuli=beside("stimulus") if made.stimulus.labels else None)
+
+
+def _check_labels(store: Store, config: SpikesConfig, columns: Mapping[str, Columns]) -> None:
+    for task in LABELLED:
+        name = "state" if task == "state" else "behaviour"
+        if task in config.tasks and not columns[name].labels:
+            raise InputError(store.url, key=f"domains.spikes.tasks.{task}", found=f"a store without {name}",
+                             expected=f"{name}_value (recording, time, {name})", fix="leave the task out")
+    if "embedding" in config.tasks and config.embedding.dims < len(columns["behaviour"].labels):
+        raise InputError(store.url, key="domains.spikes.embedding.dims", found=config.embedding.dims,
+                         expected=f"at least the {len(columns['behaviour'].labels)} components of behaviour",
+                         fix="give it more, or choose fewer behaviours")
+
+
+def groups_of(layout: Layout) -> list[int]:
     """The recordings that training or validation are in."""
+    return sorted({b.group for b in (*layout.blocks("train"), *layout.blocks("validation"))})
+
+
+def recordings_of(layout: Layout) -> list[Recording]:
+    """Of `groups_of`, each until the end of its last training or validation bin."""
     found = []
-    for group in range(layout.store.meta.groups):
-        blocks = {split: [b for b in layout.blocks(split) if b.group == group] for split in ("train", "validation")}  # type: ignore[arg-type]
-        if any(blocks.values()):
-            last = max(b.stop for part in blocks.values() for b in part)
-            counts = torch.from_numpy(layout.recorded(group).count[:last])
-            found.append(Recording(counts, *(_inside(part, len(counts)) for part in blocks.values())))
+    for group in groups_of(layout):
+        train, valid = ([b for b in part if b.group == group]
+                        for part in (layout.blocks("train"), layout.blocks("validation")))
+        counts = torch.from_numpy(layout.recorded(group).count[:max(b.stop for b in (*train, *valid))])
+        found.append(Recording(counts, *(_inside(part, len(counts)) for part in (train, valid))))
     return found
 
 
@@ -182,7 +217,7 @@ def _rows(layout: Layout, blocks: Sequence[Block], name: str) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, len(layout.labels[name])), np.float32)
 
 
-def _held_out(layout: Layout, config: SpikesConfig) -> tuple[int, ...]:
+def held_out_of(layout: Layout, config: SpikesConfig) -> tuple[int, ...]:
     wanted = config.masks.held_out
     if isinstance(wanted, int):
         if wanted >= len(layout.units):
@@ -195,34 +230,3 @@ def _held_out(layout: Layout, config: SpikesConfig) -> tuple[int, ...]:
         raise InputError(layout.store.url, key="masks.held_out", found=", ".join(unknown),
                          expected=f"some of {', '.join(layout.units[:8])} …", fix="correct the labels")
     return tuple(sorted(layout.units.index(label) for label in wanted))
-
-
-def _floor(task: Task, layout: Layout, recordings: Sequence[Recording], made: Fitted, config: SpikesConfig,
-           labelled: Sequence[Block]) -> Floor:
-    if task == "behaviour":
-        return _ridge(layout, config, labelled)
-    known = any(bool(r.validation.any()) for r in recordings)
-    if not known or (task == "masked" and not made.held_out) or config.floor == "smoothed":
-        return SmoothedRate.fit(recordings, layout.bin_s)
-    stimuli = None
-    if made.stimulus.labels:
-        stimuli = [torch.from_numpy(layout.recorded(g).stimulus[:len(r.counts)])
-                   for g, r in zip(_groups(layout), recordings)]
-    if task == "next":
-        return select(recordings, layout.bin_s, covariates=stimuli)
-    held_in = [i for i in range(len(layout.units)) if i not in made.held_out]
-    return select(recordings, layout.bin_s, HELD_OUT_BASES, held_in=held_in, covariates=stimuli)
-
-
-def _groups(layout: Layout) -> list[int]:
-    return sorted({b.group for split in ("train", "validation") for b in layout.blocks(split)})  # type: ignore[arg-type]
-
-
-def _ridge(layout: Layout, config: SpikesConfig, labelled: Sequence[Block]) -> RidgeDecoder:
-    own = config.tasks["behaviour"]
-    recordings, values = [], []
-    for group, recording in zip(_groups(layout), recordings_of(layout)):
-        mask = _inside([b for b in labelled if b.group == group], len(recording.counts))
-        recordings.append(replace(recording, train=mask))
-        values.append(torch.from_numpy(layout.recorded(group).behaviour[:len(recording.counts)]))
-    return RidgeDecoder.fit(recordings, values, [Window(own.before, own.after, power) for power in (1.0, 0.5)])

@@ -139,7 +139,7 @@ def make_edges(shortest_s: float, longest_s: float, count: int) -> Tensor:
 
 
 def exposure(low: Tensor, high: Tensor, edges: Tensor) -> Tensor:
-    """``(..., J)`` seconds that the stretch of times since the last event, low … high ``(...)``, spends in each interval."""
+    """``(..., J)`` seconds that times since the last event, from low to high ``(...)``, spend in each interval."""
     right = torch.cat([edges[1:], edges.new_full((1,), torch.inf)])
     return (torch.minimum(high[..., None], right) - torch.maximum(low[..., None], edges)).clamp_min(0.0)
 

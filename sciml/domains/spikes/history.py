@@ -3,6 +3,7 @@
 Counts are raised to a power (½ steadies the variance of a Poisson count; Bartlett, J. R. Stat. Soc. Suppl. 3, 1936),
 standardised per unit, and weighted by bumps, the log-spaced raised cosines of Pillow et al., Nature 454 (2008) 995.
 Slow drift is the log of exponential averages of the count. A bin that was not recorded counts as the training mean.
+Traces (fluorescence, field potentials) have any sign: they are standardised as they are, and so are their averages.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Basis:
     """Which features: `bins` of history on each side, seen through `bumps` (0: each bin by itself), and slow averages.
 
     Causal: bins t − `bins` … t − 1. `both_sides`: also t and t + 1 … t + `bins`. Slow averages always use bins < t;
-    `slow_scale` multiplies their logs: couplings through them are penalised by its inverse square as much.
+    `slow_scale` multiplies their logs: couplings through them are penalised by its inverse square as much. `signed`: of
+    traces, which are raised to no power and whose averages stay linear, in training spreads.
     """
 
     bins: int = 20
@@ -36,6 +38,7 @@ class Basis:
     time_constants_s: tuple[float, ...] = ()
     slow_scale: float = 1.0
     both_sides: bool = False
+    signed: bool = False
 
     def __post_init__(self) -> None:
         if self.bins < (0 if self.both_sides else 1) or not 0 <= self.bumps <= self.bins:
@@ -115,7 +118,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class History:
-    """Basis and the training moments per unit: mean count ``rate``, mean and spread of count ** power; float64 (N,)."""
+    """Basis and the training moments per unit: mean count (or trace) ``rate``, mean and spread of count ** power (or of
+    the trace); float64 (N,)."""
 
     basis: Basis
     dt_s: float
@@ -132,14 +136,15 @@ class History:
         if not bool(seen.any()):
             raise InputError("History.fit", key="train", found="no recorded bin", expected="counts to fit on",
                              fix="check the split and the recording's gaps")
-        if bool((counts < 0).any()):
+        if not basis.signed and bool((counts < 0).any()):
             raise InputError("History.fit", key="counts", found=float(counts[seen].min()), expected="counts ≥ 0",
                              fix="pass spikes per bin, not standardised values")
         num = seen.sum(0).clamp_min(1)
         known = torch.where(seen, counts, 0.0)
-        powered = known.pow(basis.power)
+        powered = known if basis.signed else known.pow(basis.power)
         centre = powered.sum(0) / num
-        variance = (torch.where(seen, powered - centre, 0.0).square().sum(0) / num).clamp_min(10 / len(counts))
+        variance = torch.where(seen, powered - centre, 0.0).square().sum(0) / num
+        variance = torch.where(variance > 0, variance, 1.0) if basis.signed else variance.clamp_min(10 / len(counts))
         return cls(basis, float(dt_s), known.sum(0) / num, centre, variance.sqrt())
 
     def of(self, members: Sequence[int] | np.ndarray) -> History:
@@ -214,7 +219,8 @@ class History:
         seen = torch.isfinite(counts)
         known = torch.where(seen, counts, 0.0)
         some = known > 0  # the slope of a root is infinite at 0
-        powered = torch.where(some, torch.where(some, known, 1.0).pow(self.basis.power), 0.0)
+        powered = known if self.basis.signed else torch.where(
+            some, torch.where(some, known, 1.0).pow(self.basis.power), 0.0)
         z = (powered - self.centre.to(counts)) / self.spread.to(counts)
         return torch.where(seen, z, 0.0), torch.where(seen, known - self.rate.to(counts), 0.0)
 
@@ -233,8 +239,8 @@ class History:
         return _scan_weights(self.basis.time_constants_s, self.dt_s, like.dtype, like.device)
 
     def scan(self, excess: Tensor, start: Tensor) -> Tensor:
-        """Exponential averages ``(..., T + 1, N, S)`` of count − rate ``(..., T, N)``: before each bin and after the last,
-        from `start` ``(..., N, S)`` on, by matrices over chunks."""
+        """Exponential averages ``(..., T + 1, N, S)`` of count − rate ``(..., T, N)``: before each bin and after the
+        last, from `start` ``(..., N, S)`` on, by matrices over chunks."""
         weights, fade = self._weights(excess)
         length, slow = excess.shape[-2], len(fade)
         if not slow:
@@ -261,7 +267,10 @@ class History:
         return found[..., :-1, :, :], found[..., -1, :, :]
 
     def logs(self, averages: Tensor) -> Tensor:
-        """scale · log((rate + average + h)/(rate + h)), h half a spike per time constant: 0 at the mean."""
+        """scale · log((rate + average + h)/(rate + h)), h half a spike per time constant: 0 at the mean. Signed: scale
+        · average / spread."""
+        if self.basis.signed:
+            return averages / self.spread.to(averages)[:, None] * self.basis.slow_scale
         rate = self.rate.to(averages)[:, None]
         half = torch.tensor([self.dt_s / (2 * tau) for tau in self.basis.time_constants_s]).to(averages)
         return torch.log(((rate + averages).clamp_min(0) + half) / (rate + half)) * self.basis.slow_scale

@@ -1,4 +1,9 @@
-"""What a store of recordings holds, read once per recording: counts in bins, events, behaviour, stimulus."""
+"""What a store of recordings holds, read once per recording: counts or traces in bins, events, and what goes with them.
+
+``<dim>_value (recording, time, <dim>)``: behaviour (role label), the shares of the bin spent in each discrete state
+(dim ``state``, whose labels are the names of the classes; role label), and of role covariate whatever is known beside
+them: stimulus, LFP, temperature.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +26,13 @@ class Memo(dict[int, "Recorded"]):
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recording: ``count (T, N)`` with NaN where not recorded, ``behaviour (T, K)``, ``stimulus (T, P)`` and, where
-    the store has them, ``spike_time (S,)`` in seconds and ``spike_unit (S,)``, in order of time."""
+    """One recording: ``count (T, N)``, counts or traces, with NaN where not recorded, ``behaviour (T, K)``, ``state
+    (T, C)``, ``stimulus (T, P)``, all covariates, and, where the store has them, ``spike_time (S,)`` in seconds and
+    ``spike_unit (S,)``, in order of time."""
 
     count: np.ndarray
     behaviour: np.ndarray
+    state: np.ndarray
     stimulus: np.ndarray
     spike_time: np.ndarray | None = None
     spike_unit: np.ndarray | None = None
@@ -33,7 +40,11 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Layout:
-    """Labels and time grid of a store at a bin width; `Recorded` per recording, kept."""
+    """Labels and time grid of a store at a bin width; `Recorded` per recording, kept.
+
+    labels: of ``unit``'s companions ``behaviour``, ``state`` and ``stimulus``; the last are all covariates, each
+    ``<dim>_<label>``.
+    """
 
     store: Store
     merge: int
@@ -43,13 +54,14 @@ class Layout:
 
     @classmethod
     def of(cls, store: Store, bin_s: float | None, behaviours: Sequence[str] | None = None) -> Layout:
-        """Raises `InputError` unless the store holds counts or spike times of units, and `bin_s` is a multiple of its
-        bins."""
+        """Raises `InputError` unless the store holds counts, spike times or traces of units, and `bin_s` is a multiple
+        of its bins."""
         meta = store.meta
-        counted = "count" in meta.variables and meta.variables["count"].dims == ("time", "unit")
-        if not counted and "spike_time" not in meta.variables:
+        binned = any(meta.variables[n].dims == ("time", "unit") for n in ("count", "trace") if n in meta.variables)
+        if not binned and "spike_time" not in meta.variables:
             found = f"domain {meta.domain} with {', '.join(f'{n} {v.dims}' for n, v in meta.variables.items())}"
-            raise InputError(store.url, key="count", found=found, expected="count (time, unit) or spike_time (spike)",
+            raise InputError(store.url, key="count", found=found,
+                             expected="count (time, unit), spike_time (spike) or trace (time, unit)",
                              fix="build the store as domain spikes, or pass it to its own domain")
         if meta.dt is None:
             raise InputError(store.url, key="time", found="uneven bins", expected="bins of one width",
@@ -59,12 +71,14 @@ class Layout:
             raise InputError(store.url, key="domains.spikes.bin_s", found=bin_s,
                              expected=f"a multiple of the store's bins of {meta.dt:g} s",
                              fix="choose a multiple, or build the store with narrower bins")
-        labels = {dim: store.members(dim) if dim in meta.axes else () for dim in ("behaviour", "stimulus")}
+        labels = {dim: store.members(dim) if dim in meta.axes else () for dim in ("behaviour", "state")}
+        labels["stimulus"] = tuple(f"{dim}_{label}" for dim in covariate_dims(store) for label in store.members(dim))
         if behaviours is not None:
             unknown = [name for name in behaviours if name not in labels["behaviour"]]
             if unknown:
                 raise InputError(store.url, key="domains.spikes.behaviours", found=", ".join(unknown),
-                                 expected=f"some of {', '.join(labels['behaviour']) or 'none'}", fix="correct the names")
+                                 expected=f"some of {', '.join(labels['behaviour']) or 'none'}",
+                                 fix="correct the names")
             labels["behaviour"] = tuple(behaviours)
         return cls(store, round(ratio), store.members("unit"), labels)
 
@@ -81,6 +95,17 @@ class Layout:
     @property
     def has_events(self) -> bool:
         return "spike_time" in self.store.meta.variables
+
+    @property
+    def signal(self) -> str:
+        """``count``, also where only events are stored, or ``trace``."""
+        known = self.store.meta.variables
+        return "trace" if "trace" in known and "count" not in known and not self.has_events else "count"
+
+    @property
+    def unit(self) -> str:
+        """Of what is counted (1) or traced."""
+        return "1" if self.signal == "count" else self.store.meta.variables["trace"].unit
 
     @property
     def behaviour_units(self) -> tuple[str, ...]:
@@ -106,16 +131,19 @@ class Layout:
         known = self.store.meta.variables
         steps = len(self.store.coord("time"))
         events = self._events(group) if self.has_events else (None, None)
-        if "count" in known:
-            count = np.asarray(self.store.read("count", group), np.float32)
+        if self.signal in known:
+            count = np.asarray(self.store.read(self.signal, group), np.float32)
         else:
             assert events[0] is not None
             assert events[1] is not None
             count = self._binned(*events, steps)
         if "recorded" in known:
             count[self.store.read("recorded", group) == 0] = np.nan
-        return Recorded(self._merged(count, np.sum), self._optional("behaviour_value", group, steps),
-                        self._optional("stimulus_value", group, steps), *events)
+        beside = [self._value(dim, group, steps) for dim in covariate_dims(self.store)]
+        covariates = np.concatenate([np.zeros((steps // self.merge, 0), np.float32), *beside], 1)
+        return Recorded(self._merged(count, np.sum if self.signal == "count" else np.mean),
+                        self._labelled("behaviour", group, steps), self._labelled("state", group, steps), covariates,
+                        *events)
 
     def _events(self, group: int) -> tuple[np.ndarray, np.ndarray]:
         time, unit = self.store.read("spike_time", group), self.store.read("spike_unit", group)
@@ -130,13 +158,15 @@ class Layout:
         np.add.at(count, (place[inside], unit[inside]), 1)
         return count
 
-    def _optional(self, name: str, group: int, steps: int) -> np.ndarray:
-        if name not in self.store.meta.variables:
+    def _labelled(self, dim: str, group: int, steps: int) -> np.ndarray:
+        members = self.store.members(dim) if self.labels[dim] else ()
+        values = self._value(dim, group, steps)
+        return values if members == self.labels[dim] else values[:, [members.index(n) for n in self.labels[dim]]]
+
+    def _value(self, dim: str, group: int, steps: int) -> np.ndarray:
+        if f"{dim}_value" not in self.store.meta.variables:
             return np.zeros((steps // self.merge, 0), np.float32)
-        dim = name.removesuffix("_value")
-        members = self.store.members(dim)
-        values = np.asarray(self.store.read(name, group), np.float32)
-        return self._merged(values[:, [members.index(label) for label in self.labels[dim]]], np.mean)
+        return self._merged(np.asarray(self.store.read(f"{dim}_value", group), np.float32), np.mean)
 
     def _merged(self, values: np.ndarray, how: object) -> np.ndarray:
         """Every `merge` bins as one, NaN where any is; a rest at the end is left out."""
@@ -144,3 +174,9 @@ class Layout:
             return values
         whole = values[:len(values) // self.merge * self.merge]
         return np.asarray(how(whole.reshape(-1, self.merge, whole.shape[1]), axis=1))  # type: ignore[operator]
+
+
+def covariate_dims(store: Store) -> tuple[str, ...]:
+    """Dimensions of the covariates ``<dim>_value (time, <dim>)``, in the order of the store."""
+    return tuple(name.removesuffix("_value") for name, v in store.meta.variables.items()
+                 if v.role == "covariate" and v.dims == ("time", name.removesuffix("_value")))

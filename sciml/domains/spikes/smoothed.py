@@ -18,6 +18,7 @@ from sciml.domains.spikes.history import Basis, History, HistoryState, Recording
 
 WIDTHS_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,21 @@ class SmoothedRate:
             shares: Sequence[float] = SHARES) -> SmoothedRate:
         """Mean rates of the training bins; width and share by the likelihood of the validation bins."""
         history = History.fit(recordings, Basis(1, 0, 1.0, tuple(widths_s)), dt_s)
-        rate, start = _floored(history), history.start(dtype=torch.float64).averages
+        rate = _floored(history)
         score = torch.zeros(1 + len(widths_s) * len(shares), history.num_units, dtype=torch.float64)
         options = [(0, 0.0), *((w, a) for w in range(len(widths_s)) for a in shares)]
         for r in recordings:
-            counts = r.counts.double()
-            seen = torch.isfinite(counts)
-            averages = history.averages(torch.where(seen, counts - history.rate, 0.0), start)[0][r.validation]
-            y, known = counts[r.validation].nan_to_num(0.0), seen[r.validation]
-            for i, (w, a) in enumerate(options):
-                value = (rate + a * averages[..., w]).clamp_min(1e-12)
-                score[i] += ((y * value.log() - value) * known).sum(0)
+            state = history.start(dtype=torch.float64).averages
+            for low in range(0, len(r.counts), PIECE):
+                counts, asked = r.counts[low:low + PIECE].double(), r.validation[low:low + PIECE]
+                seen = torch.isfinite(counts)
+                before, state = history.averages(torch.where(seen, counts - history.rate, 0.0), state)
+                if not bool(asked.any()):
+                    continue
+                averages, y, known = before[asked].unbind(-1), counts[asked].nan_to_num(0.0), seen[asked]
+                for i, (w, a) in enumerate(options):
+                    value = (rate + a * averages[w]).clamp_min(1e-12)
+                    score[i] += ((y * value.log() - value) * known).sum(0)
         best = score.argmax(0)
         mix = torch.zeros(history.num_units, len(widths_s), dtype=torch.float64)
         for n, i in enumerate(best.tolist()):

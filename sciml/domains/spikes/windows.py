@@ -11,17 +11,19 @@ import torch
 import xarray as xr
 
 from sciml.data.schema import Block, SplitName
-from sciml.domains.spikes.config import MaskConfig, SpikesConfig, Task, WindowConfig
-from sciml.domains.spikes.decoders import RidgeDecoder
+from sciml.domains.spikes.config import LABELLED, MaskConfig, SpikesConfig, Task, WindowConfig
 from sciml.domains.spikes.fitted import Fitted, labelled_blocks
-from sciml.domains.spikes.layout import Layout
+from sciml.domains.spikes.floors import predict_floor
+from sciml.domains.spikes.history import CHUNK
+from sciml.domains.spikes.layout import Layout, covariate_dims
 from sciml.errors import InputError
 
-STRIDE = 64
-PIECE = 64 * STRIDE
+PIECE = 64 * CHUNK
+BEFORE_FLOOR = 2048
+"""Bins before a window that a floor sees which has to be computed for it alone."""
 
 
-class Memo(dict[Any, np.ndarray]):
+class Memo(dict[Any, Any]):
     """What can be computed again; not pickled, never makes two objects differ."""
 
     def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
@@ -36,23 +38,65 @@ class Source:
     fit: Fitted
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
-    def sample(self, group: int, low: int, high: int, *, floor: Task | None = None) -> xr.Dataset:
+    def sample(self, group: int, low: int, high: int) -> xr.Dataset:
         """Bins low ≤ t < high; those beyond the recording are not recorded. ``averages (unit, scale)``: of each unit's
-        counts before the first bin. floor: add that task's classical prediction."""
-        held, fit = self.layout.recorded(group), self.fit
-        time = self.layout.start_s + fit.bin_s * np.arange(low, high)
-        data: dict[str, Any] = {"count": (("time", "unit"), _rows(held.count, low, high), {"units": "1"}),
-                                "averages": (("unit", "scale"), self._averages(group, max(low, 0)))}
-        for name, values in (("behaviour", held.behaviour), ("stimulus", held.stimulus)):
+        counts before the first bin."""
+        made = self.dataset(self.columns(group, low, high), low, {"source": self.name(group, low)})
+        for name in made.coords:
+            made = made.set_xindex(str(name))
+        return made
+
+    def name(self, group: int, low: int) -> str:
+        return f"{self.fit.name}/recording {group} @ {low}"
+
+    def columns(self, group: int, low: int, high: int) -> dict[str, xr.Variable]:
+        held = self.layout.recorded(group)
+        data = {self.fit.signal: xr.Variable(("time", "unit"), _rows(held.count, low, high), {"units": self.fit.unit}),
+                "averages": xr.Variable(("unit", "scale"), self._averages(group, max(low, 0)))}
+        for name, values in (("behaviour", held.behaviour), ("state", held.state)):
             if values.shape[1]:
-                data[f"{name}_value"] = ("time", name), _rows(values, low, high)
-        if floor is not None:
-            data["floor"] = ("time", "target"), _rows(self._floor(group, floor), low, high)
-        name = self.layout.store.meta.dataset
-        return xr.Dataset(data, coords={
-            "time": ("time", time, {"units": "s"}), "unit": list(fit.units), "behaviour": list(fit.behaviour.labels),
-            "stimulus": list(fit.stimulus.labels)}, attrs={
-                "domain": "spikes", "dataset": name, "source": f"{name}/recording {group} @ {low}"})
+                data[f"{name}_value"] = xr.Variable(("time", name), _rows(values, low, high))
+        first = 0
+        for dim, labels in self.covariates.items():
+            part = held.stimulus[:, first:first + len(labels)]
+            data[f"{dim}_value"] = xr.Variable(("time", dim), _rows(part, low, high))
+            first += len(labels)
+        return data
+
+    def dataset(self, data: Mapping[str, xr.Variable], low: int, attrs: Mapping[str, Any]) -> xr.Dataset:
+        """With labels and times, not indexed: indices would be half the cost of a sample."""
+        if "labels" not in self.memo:
+            labels = {"unit": self.fit.units, "behaviour": self.fit.behaviour.labels, "state": self.fit.states.labels,
+                      **self.covariates}
+            self.memo["labels"] = {name: xr.Variable((name,), np.array(x, str)) for name, x in labels.items() if x}
+        bins = np.arange(low, low + data[self.fit.signal].shape[0])
+        when = xr.Variable(("time",), self.layout.start_s + self.fit.bin_s * bins, {"units": "s"})
+        coords = xr.Coordinates({**self.memo["labels"], "time": when}, indexes={})
+        return xr.Dataset(data, coords, {"domain": "spikes", "dataset": self.fit.name, **attrs})
+
+    @property
+    def covariates(self) -> Mapping[str, tuple[str, ...]]:
+        """Labels by dimension, in the order of their columns."""
+        if "covariates" not in self.memo:
+            store = self.layout.store
+            self.memo["covariates"] = {dim: store.members(dim) for dim in covariate_dims(store)}
+        found: Mapping[str, tuple[str, ...]] = self.memo["covariates"]
+        return found
+
+    def floor(self, task: Task, group: int, low: int, high: int, stop: int) -> np.ndarray:
+        """``(high − low, ·)`` what the classical predictor says, from bins before `stop`; NaN from there on."""
+        if (task, group, stop) not in self.memo:
+            held = self.layout.recorded(group)
+            counts, stimulus = (torch.from_numpy(x[:stop]) for x in (held.count, held.stimulus))
+            self.memo[task, group, stop] = predict_floor(task, self.fit, counts, stimulus).numpy()
+        return _rows(self.memo[task, group, stop], low, high)
+
+    def blind_floor(self, task: Task, group: int, low: int, shown: np.ndarray) -> np.ndarray:
+        """The same from `BEFORE_FLOOR` bins before the window and what it shows ``(T, N)`` alone."""
+        held, first = self.layout.recorded(group), max(low - BEFORE_FLOOR, 0)
+        counts = torch.from_numpy(np.concatenate([_rows(held.count, first, max(low, first)), shown]))
+        stimulus = torch.from_numpy(_rows(held.stimulus, first, first + len(counts)))
+        return np.asarray(predict_floor(task, self.fit, counts, stimulus)[-len(shown):].numpy())
 
     def _averages(self, group: int, low: int) -> np.ndarray:
         """``(N, S)`` before bin `low`."""
@@ -62,35 +106,12 @@ class Source:
             state, kept = history.start().averages, []
             for first in range(0, len(counts), PIECE):
                 before, state = history.averages(history.prepared(counts[first:first + PIECE])[1], state)
-                kept.append(before[::STRIDE])
-            self.memo["averages", group] = torch.cat(kept).numpy()
+                kept.append(before[::CHUNK].contiguous())
+            self.memo["averages", group] = torch.cat(kept)
         known = self.memo["averages", group]
-        place = min(low // STRIDE, len(known) - 1)
-        state = torch.from_numpy(known[place])
-        excess = history.prepared(counts[place * STRIDE:low])[1]
-        return np.asarray(history.carry(excess, state).numpy())
-
-    def _floor(self, group: int, task: Task) -> np.ndarray:
-        """``(T, N)`` log-rates, or ``(T, K)`` behaviour, of a whole recording."""
-        if (task, group) not in self.memo:
-            held, model = self.layout.recorded(group), self.fit.floors[task]
-            self.memo[task, group] = floor_of(model, self.fit, held.count, held.stimulus)
-        return self.memo[task, group]
-
-
-def floor_of(model: Any, fit: Fitted, count: np.ndarray, stimulus: np.ndarray) -> np.ndarray:
-    """What a classical predictor says of all bins of ``count (T, N)``: ``(T, N)`` log-rates, the mean rate of units it
-    doesn't predict; or ``(T, K)`` behaviour."""
-    counts = torch.from_numpy(count)
-    if isinstance(model, RidgeDecoder):
-        return np.asarray(model.predict(counts).float().numpy())
-    rates = fit.log_rate.expand(len(counts), -1).clone()
-    targets = getattr(model, "targets", range(len(fit.units)))
-    if hasattr(model, "covariates") and stimulus.shape[1]:
-        rates[:, list(targets)] = model.log_rates(counts, torch.from_numpy(stimulus))
-    else:
-        rates[:, list(targets)] = model.log_rates(counts)
-    return np.asarray(rates.numpy())
+        place = min(low // CHUNK, len(known) - 1)
+        excess = history.prepared(counts[place * CHUNK:low])[1]
+        return np.asarray(history.carry(excess, known[place]).numpy())
 
 
 def _rows(values: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -104,9 +125,10 @@ def _rows(values: np.ndarray, low: int, high: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SpikeWindows:
-    """The windows of some blocks. Training: any window inside a block, each batch with one of the tasks and something
-    hidden. Otherwise the one task's windows that tile the blocks, scored bins of each bin once; they see bins before
-    their block, none after it."""
+    """The windows of some blocks. Training: any window inside a block (of `labelled` ones, where the task needs
+    labels), each batch with one of the tasks and something hidden. Otherwise the one task's windows that tile the
+    blocks and score each bin once; they see bins before their block, none after it. floor: samples bring what the
+    classical predictor says; an embedding's always do."""
 
     source: Source
     blocks: tuple[Block, ...]
@@ -114,9 +136,10 @@ class SpikeWindows:
     masks: MaskConfig
     train: bool = False
     floor: bool = True
+    labelled: tuple[Block, ...] = ()
 
     def __len__(self) -> int:
-        return max(sum(self._counts(window)) for window in self.tasks.values())
+        return max(sum(self._counts(task)) for task in self.tasks)
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         if not 0 <= index < len(self):
@@ -124,31 +147,43 @@ class SpikeWindows:
         names = list(self.tasks)
         task = names[int(batch_rng.integers(len(names)))] if len(names) > 1 else names[0]
         window = self.tasks[task]
-        block, first, scored = self._place(window, index * sum(self._counts(window)) // len(self))
+        block, first, scored = self._place(task, index * sum(self._counts(task)) // len(self))
         low, high = first - window.before, first + window.scored + window.after
-        sample = self.source.sample(block.group, low, high, floor=task if self.floor else None)
-        sample.attrs |= {"task": task, "causal": int(window.causal)}
+        data = self.source.columns(block.group, low, high)
+        attrs: dict[str, Any] = {"task": task, "causal": int(window.causal),
+                                 "source": self.source.name(block.group, low)}
         if not self.train:
-            sample = _blind_after(sample, block.stop - low)
-            sample.attrs |= {"scored_from": scored - low, "scored_to": first + window.scored - low}
-        return hide(sample, task, self.masks, self.source.fit.held_out, rng, self.train)
+            _blind(data, block.stop - low)
+            attrs |= {"scored_from": scored - low, "scored_to": first + window.scored - low}
+        hide(data, task, self.masks, self.source.fit, rng, self.train)
+        if self.floor or task == "embedding":
+            data["floor"] = xr.Variable(("time", "target"), self._floor(data, task, block, low))
+        return self.source.dataset(data, low, attrs)
 
-    def total(self) -> int:
-        """Bins that are scored."""
-        return sum(b.stop - b.start for b in self.blocks)
+    def _floor(self, data: Mapping[str, xr.Variable], task: Task, block: Block, low: int) -> np.ndarray:
+        signal = data[self.source.fit.signal].values
+        if task == "masked" and not self.source.fit.held_out:
+            return self.source.blind_floor(task, block.group, low, np.where(data["hidden"].values, np.nan, signal))
+        recorded = len(self.source.layout.recorded(block.group).count)
+        stop = recorded if self.tasks[task].causal else block.stop
+        return self.source.floor(task, block.group, low, low + len(signal), stop)
 
-    def _counts(self, window: WindowConfig) -> list[int]:
+    def blocks_of(self, task: Task) -> tuple[Block, ...]:
+        return self.labelled if self.train and task in LABELLED else self.blocks
+
+    def _counts(self, task: Task) -> list[int]:
+        window = self.tasks[task]
         if self.train:
             span = window.before + window.scored + window.after
-            return [max(0, b.stop - b.start - span + 1) for b in self.blocks]
+            return [max(0, b.stop - b.start - span + 1) for b in self.blocks_of(task)]
         return [-(-(b.stop - b.start) // window.scored) for b in self.blocks]
 
-    def _place(self, window: WindowConfig, place: int) -> tuple[Block, int, int]:
+    def _place(self, task: Task, place: int) -> tuple[Block, int, int]:
         """Block, first bin of the scored stretch, and the first bin of it that no earlier window has scored."""
-        counts = self._counts(window)
+        counts, window = self._counts(task), self.tasks[task]
         ends = np.cumsum(counts)
         which = int(np.searchsorted(ends, place, side="right"))
-        block, within = self.blocks[which], place - int(ends[which]) + counts[which]
+        block, within = self.blocks_of(task)[which], place - int(ends[which]) + counts[which]
         if self.train:
             first = block.start + window.before + within
             return block, first, first
@@ -160,50 +195,43 @@ def split_windows(source: Source, split: SplitName, config: SpikesConfig, tasks:
                   train: bool = False) -> SpikeWindows:
     """Windows of a split for these tasks. Raises `InputError` if no block has room for one."""
     blocks = source.layout.blocks(split)
-    chosen = {task: config.tasks[task] for task in tasks}
-    if split == "train" and tuple(tasks) == ("behaviour",):
-        blocks = labelled_blocks(blocks, config)
-    windows = SpikeWindows(source, blocks, chosen, config.masks, train or split == "train",
-                           not train or config.corrects == "floor")
-    for task, window in chosen.items():
-        if not sum(windows._counts(window)):
-            longest = max((b.stop - b.start for b in blocks), default=0)
+    windows = SpikeWindows(source, blocks, {task: config.tasks[task] for task in tasks}, config.masks,
+                           train or split == "train", not train or config.corrects == "floor",
+                           labelled_blocks(blocks, config) if split == "train" else blocks)
+    for task, window in windows.tasks.items():
+        if not sum(windows._counts(task)):
+            longest = max((b.stop - b.start for b in windows.blocks_of(task)), default=0)
             raise InputError(source.layout.store.url, key=f"{split} split", found=f"blocks of at most {longest} bins",
                              expected=f"room for {window.before} + {window.scored} + {window.after} bins",
                              fix=f"shorten domains.spikes.tasks.{task}")
     return windows
 
 
-def _blind_after(sample: xr.Dataset, stop: int) -> xr.Dataset:
+def _blind(data: Mapping[str, xr.Variable], stop: int) -> None:
     """Bins after the block are those of another split: not seen."""
-    if stop >= sample.sizes["time"]:
-        return sample
-    blind = {}
-    for name in ("count", "behaviour_value", "stimulus_value"):
-        if name in sample:
-            values = sample[name].values
-            values[stop:] = np.nan
-            blind[name] = (sample[name].dims, values, sample[name].attrs)
-    return sample.assign(blind)
+    for variable in data.values():
+        if variable.dims[0] == "time":
+            variable.values[max(stop, 0):] = np.nan
 
 
-def hide(sample: xr.Dataset, task: Task, masks: MaskConfig, held_out: Sequence[int], rng: np.random.Generator,
-         train: bool) -> xr.Dataset:
-    """``hidden (time, unit)``: cells that `masked` asks for; ``dropped (unit)``: units taken as not recorded."""
-    steps, units = sample["count"].shape
+def hide(data: dict[str, xr.Variable], task: Task, masks: MaskConfig, fit: Fitted, rng: np.random.Generator,
+         train: bool) -> None:
+    """Adds ``hidden (time, unit)``: cells that `masked` asks for; ``dropped (unit)``: units taken as not recorded."""
+    steps, units = data[fit.signal].shape
     if task == "masked":
         hidden = np.zeros((steps, units), bool)
-        hidden[:, list(held_out)] = True
-        if train or not held_out:
+        hidden[:, list(fit.held_out)] = True
+        if train or not fit.held_out:
             hidden |= _mask(steps, units, masks, rng)
-        sample["hidden"] = ("time", "unit"), hidden
+        data["hidden"] = xr.Variable(("time", "unit"), hidden)
     if train and masks.dropout:
-        sample["dropped"] = ("unit",), rng.random(units) < rng.random() * masks.dropout
-    return sample
+        data["dropped"] = xr.Variable(("unit",), rng.random(units) < rng.random() * masks.dropout)
 
 
 def _mask(steps: int, units: int, masks: MaskConfig, rng: np.random.Generator) -> np.ndarray:
     kinds = [kind for kind in ("time", "unit", "cell") if getattr(masks, kind)]
+    if not kinds:
+        return np.zeros((steps, units), bool)
     kind = kinds[int(rng.integers(len(kinds)))]
     share = getattr(masks, kind)
     if kind == "cell":

@@ -12,7 +12,8 @@ from sciml.tokens import HeadSpec, TokenBatch, TokenSpec
 
 
 class MembersHead(nn.Module):
-    """y[n, t] = Σ over slots of ⟨row[n, slot], h[slot, t]⟩ + ⟨own[n], x[n, t]⟩ + bias[n]: ``(B, *lattice, len(outputs))``.
+    """y[n, t] = Σ over slots of ⟨row[n, slot], h[slot, t]⟩ + ⟨own[n], x[n, t]⟩ + bias[n]: ``(B, *lattice,
+    len(outputs))``.
 
     x are the member's own channels and conditions, which a few slots can't carry for every member. Rows and bias of a
     member start at zero, hence at the baseline; new members get rows of their own.

@@ -18,10 +18,11 @@ class PopulationStem(nn.Module):
     """token[slot, t] = Σ over members n and features f of x[n, t, f] · row[n, f, slot], instead of a token per member.
 
     The set axis named by `spec.slots` becomes an axis of that many slots: a recording of 300 units costs as many tokens
-    as one of 30. Where some are not observed, the sum is over the others and divided by their share. Features are channels, where they were not observed, and lattice conditions; those that are the same
-    for all members have one row. All that is particular to a member is in its rows (a linear read-in per session, as in
-    Pandarinath et al., "LFADS", Nature Methods 2018), so new members need no other weights. Along the other axes patches
-    are merged as by the patch stem.
+    as one of 30. Where some are not observed, the sum is over the others and divided by their share. Features are
+    channels, where they were not observed, and lattice conditions; those that are the same for all members have one
+    row. All that is particular to a member is in its rows (a linear read-in per session, as in Pandarinath et al.,
+    "LFADS", Nature Methods 2018), so new members need no other weights. Along the other axes patches are merged as by
+    the patch stem.
     """
 
     member_dropout = 0.0

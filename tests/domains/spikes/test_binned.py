@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from sciml.data.store import Store
 from sciml.domains.spikes.plugin import Spikes

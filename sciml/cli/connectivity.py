@@ -1,0 +1,192 @@
+"""Who drives whom in a recording, by what a checkpoint predicts: links with sign, delay and p value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sciml.cli import console
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciml.data.schema import SplitName
+    from sciml.data.store import Store
+    from sciml.domains.spikes.binned import Binned
+    from sciml.predictor import Predictor
+
+COLUMNS = ("source", "target", "effect", "delay_ms", "p", "lost_nats_per_spike", "lost_p")
+METHODS = {"evidence": "impulse response", "expected": "ablation", "attention": "attention"}
+
+
+@click.command("connectivity")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", "store", required=True, metavar="STORE", help="Recording to read.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True,
+              help="Where contexts are taken from; p values of ablation hold only where nothing was trained on.")
+@click.option("--contexts", type=click.IntRange(min=1), default=16, show_default=True, help="Windows to average over.")
+@click.option("--lags", type=click.IntRange(min=2), default=20, show_default=True,
+              help="Bins after a spike; links act in the first half.")
+@click.option("--links", type=click.IntRange(min=1), default=20, show_default=True, help="How many links to print.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="FILE.npz for the arrays, FILE.png for a picture.")
+@click.option("--json", "json_", is_flag=True, help="Print links and scores as JSON.")
+def connectivity(checkpoint: Path, store: str, split: SplitName, contexts: int, lags: int, links: int, out: Path | None,
+                 json_: bool) -> None:
+    """Read from CHECKPOINT who drives whom among the units of STORE.
+
+    Impulse response: what one more spike of a source does to the log-rate of each unit; ablation: what a unit's next
+    bin loses when the source is masked; attention, where a recipe has a token per unit. If STORE holds the true
+    weights, the estimates are scored.
+    """
+    from sciml.checkpoint import load
+    from sciml.data.store import open_store
+    from sciml.memory import keep_freed
+
+    if out is not None and out.suffix not in (".npz", ".png"):
+        raise InputError("command line", key="--out", found=out.name, expected="FILE.npz or FILE.png",
+                         fix="choose one of the two")
+    keep_freed()
+    opened = open_store(store)
+    with console.progress("connectivity") as progress:
+        found = estimate(load(checkpoint), opened, split, contexts, lags, progress)
+    rows, scores = strongest(found, links), scored(found, opened)
+    if out is not None:
+        save(found, out)
+    if json_:
+        console.as_json({"links": rows, "scores": scores, "attention": "attention" in found,
+                         "out": None if out is None else str(out)})
+        return
+    console.table(rows, COLUMNS)
+    if scores:
+        console.table(scores)
+    if "attention" not in found:
+        click.echo("attention between units is not defined: it takes slots: 0 and the mixer axial")
+    if out is not None:
+        click.echo(out)
+    console.next_command(f"sciml evaluate {checkpoint} --data {store}")
+
+
+def estimate(predictor: Predictor, store: Store, split: SplitName, contexts: int, lags: int,
+             progress: console.Progress) -> dict[str, np.ndarray]:
+    """units ``(n,)``; evidence, effect, delay (s), p, response ``(unit, source, lag)``, expected, gain, ablation_p and,
+    where it is defined, attention, each ``(unit, source)`` if nothing else is said."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from sciml.domains.spikes.binned import Binned
+    from sciml.domains.spikes.config import WindowConfig
+    from sciml.domains.spikes.connectivity import ablation, impulse_response
+
+    adapter = predictor.adapter(store.meta.domain)
+    if not isinstance(adapter, Binned) or "next" not in adapter.config.tasks:
+        raise InputError("checkpoint", key="domain", found=f"{adapter.name} without tasks.next in bins",
+                         expected="spikes in bins, trained on tasks.next",
+                         fix="train a recipe with domains.spikes.tasks.next")
+    own = adapter.config.tasks["next"]
+    windows = replace(adapter.open(store, split), tasks={"next": own}, train=False, floor=False)
+    short = replace(windows, tasks={"next": WindowConfig(before=own.before, scored=lags)})
+    total = 2 * contexts
+    response = impulse_response(predictor.forward, adapter, short, contexts, lags,
+                                progress=lambda done, of: progress(done, total))
+    masked = ablation(predictor.forward, adapter, windows, contexts,
+                      progress=lambda done, of: progress(contexts + done, total))
+    found = {"units": np.array(windows.source.fit.units), "bin_s": np.array(response.bin_s),
+             "evidence": response.evidence, "effect": response.effect, "delay": response.delay, "p": response.p,
+             "response": response.log_rate, "expected": masked.expected, "gain": masked.gain, "ablation_p": masked.p}
+    weights = None if adapter.config.slots else attention_of(predictor, adapter, windows, contexts)
+    return found if weights is None else {**found, "attention": weights}
+
+
+def attention_of(predictor: Predictor, adapter: Binned, windows: Any, contexts: int) -> np.ndarray | None:
+    """``(unit, source)`` mean attention over windows; None where no block attends along units."""
+    import numpy as np
+
+    from sciml.mixers.axial import Axial
+    from sciml.operator.attention import attention_weights
+
+    if not any(isinstance(module, Axial) for module in predictor.operator.modules()):
+        return None
+    made = []
+    for index in np.unique(np.linspace(0, len(windows) - 1, contexts).round().astype(int)):
+        batch = adapter.encode(windows.draw(int(index), *(np.random.default_rng(0) for _ in range(2))))
+        made.append(attention_weights(predictor.operator, batch, "unit").double().numpy())
+    weights = np.mean(made, axis=0)
+    np.fill_diagonal(weights, np.nan)
+    return np.asarray(weights)
+
+
+def strongest(found: dict[str, np.ndarray], number: int) -> list[dict[str, Any]]:
+    """Rows of the pairs with the most evidence, strongest first."""
+    import numpy as np
+
+    size = np.nan_to_num(np.abs(found["evidence"]))
+    places = [divmod(int(i), len(size)) for i in np.argsort(-size, axis=None)[:number]]
+    units = found["units"]
+    return [{"source": str(units[s]), "target": str(units[t]), "effect": float(found["effect"][t, s]),
+             "delay_ms": 1e3 * float(found["delay"][t, s]), "p": float(found["p"][t, s]),
+             "lost_nats_per_spike": float(found["expected"][t, s]), "lost_p": float(found["ablation_p"][t, s])}
+            for t, s in places if t != s]
+
+
+def scored(found: dict[str, np.ndarray], store: Store) -> list[dict[str, Any]]:
+    """A row per method against the store's true weights; none if it doesn't hold them."""
+    if "weight" not in store.meta.variables:
+        return []
+    import numpy as np
+
+    from sciml.domains.spikes.connectivity_scores import Estimate, score_connectivity
+
+    weight = store.read("weight", 0)
+    delay = store.read("delay", 0) if "delay" in store.meta.variables else None
+    rows = []
+    for key, name in METHODS.items():
+        if key not in found:
+            continue
+        signed = key == "evidence"
+        p = {"evidence": found["p"], "expected": found["ablation_p"]}.get(key)
+        result = score_connectivity(
+            Estimate(np.abs(found[key]), found["effect"] if signed else None, found["delay"] if signed else None, p),
+            weight, delay, dt=float(found["bin_s"]))
+        chosen = asdict(result.by_p_value) if result.by_p_value is not None else {}
+        rows.append({"method": name, "auroc": result.auroc, "auprc": result.auprc, "density": result.density,
+                     **{k: chosen.get(k) for k in ("num_detected", "precision", "recall", "sign_accuracy",
+                                                   "delay_accuracy")}})
+    return rows
+
+
+def save(found: dict[str, np.ndarray], path: Path) -> None:
+    """Arrays (``.npz``, no pickle) or a picture of the matrices (``.png``), written whole or not at all."""
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    if path.suffix == ".npz":
+        np.savez_compressed(partial, allow_pickle=False, **found)
+    else:
+        picture(found, partial)
+    partial.replace(path)
+
+
+def picture(found: dict[str, np.ndarray], path: Path) -> None:
+    """Evidence and delay of all pairs, targets down, sources across."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 4.6), layout="constrained")
+    for ax, values, title, look in (
+            (drawing.add_subplot(1, 2, 1), found["evidence"], "impulse response: evidence (null standard deviations)",
+             {"cmap": "RdBu_r", "vmin": -6, "vmax": 6}),
+            (drawing.add_subplot(1, 2, 2), np.log10(np.maximum(found["expected"], 1e-6)),
+             "ablation: nats per source spike, log₁₀", {"cmap": "Greys"})):
+        image = ax.imshow(values, interpolation="nearest", **look)
+        ax.set(title=title, xlabel="source", ylabel="target")
+        drawing.colorbar(image, ax=ax, shrink=0.85)
+    drawing.savefig(path, dpi=110)
+
+
+PLUGIN = connectivity
