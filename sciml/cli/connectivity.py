@@ -178,12 +178,12 @@ def picture(found: dict[str, np.ndarray], path: Path) -> None:
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 4.6), layout="constrained")
-    for ax, values, title, look in (
-            (drawing.add_subplot(1, 2, 1), found["evidence"], "impulse response: evidence (null standard deviations)",
-             {"cmap": "RdBu_r", "vmin": -6, "vmax": 6}),
-            (drawing.add_subplot(1, 2, 2), np.log10(np.maximum(found["expected"], 1e-6)),
-             "ablation: nats per source spike, log₁₀", {"cmap": "Greys"})):
-        image = ax.imshow(values, interpolation="nearest", **look)
+    top = float(np.nanpercentile(found["expected"], 99.5))
+    for place, values, title, colors, low, high in (
+            (1, found["evidence"], "impulse response: evidence", "RdBu_r", -6.0, 6.0),
+            (2, found["expected"], "ablation: nats per source spike", "Greys", 0.0, top)):
+        ax = drawing.add_subplot(1, 2, place)
+        image = ax.imshow(values, interpolation="nearest", cmap=colors, vmin=low, vmax=high)
         ax.set(title=title, xlabel="source", ylabel="target")
         drawing.colorbar(image, ax=ax, shrink=0.85)
     drawing.savefig(path, dpi=110)

@@ -79,7 +79,8 @@ class Response:
 
     @property
     def p(self) -> np.ndarray:
-        """``(unit, source)`` two-sided, normal, of the evidence."""
+        """``(unit, source)`` two-sided, normal, of the evidence. Too small where few coincidences are expected: the
+        evidence then has longer tails than a normal (benchmarks/spikes_connectivity.py counts false links)."""
         from scipy.stats import norm
 
         return np.asarray(2 * norm.sf(np.abs(self.evidence)))
