@@ -2,14 +2,17 @@
 
     SCIML_MIRROR=folder/with/s1 sciml bench spikes
 
-Four recipes of the same operator: next bin (configs/s1.yaml), held-out units (configs/s1_masked.yaml), velocity from
-±5 bins and from the 10 past bins (configs/s1_velocity_centred.yaml, s1_velocity_causal.yaml). Everything is selected on validation: the GLMs' bases and
-penalties, the ridge's, the training step, the GRU's rate and dropout (each tried for a tenth of the budget). The test
-split is read once per seed. Peers: ``glm`` is the strongest that validation picks, with slow averages of every unit's
-past; ``glm_5_lags`` the plain one of five raw lags; ``gru`` has 128 units and gets the CPU seconds that ours took.
+Recipes of one operator: next bin (configs/s1.yaml), held-out units (s1_masked.yaml), velocity from ±5 bins and from the
+10 past bins (s1_velocity_centred.yaml, s1_velocity_causal.yaml). Everything is selected on validation: the GLMs' bases
+and penalties, the ridge's, the training step, the GRU's rate and dropout (each tried for a tenth of the budget). The
+test split is read once per seed. Peers: ``glm`` is the strongest that validation picks, with slow averages of every
+unit's past (of both sides for held-out units); ``glm_5_lags`` and ``glm_3_bins`` are plain ones of raw bins; ``gru``
+has 128 units and gets the CPU seconds that ours took.
 
 Few labels: the velocity decoder from 1, 5 and 10 % of the labelled training minutes (contiguous, its place drawn per
-seed), from scratch and from a checkpoint pretrained on unlabelled activity (hidden cells of the training split).
+seed), from scratch and from a checkpoint pretrained on unlabelled activity (hidden cells of the training split); both
+correct a ridge that is fitted to the same labels. The training step is chosen on the validation split, which has all
+its labels.
 """
 
 from __future__ import annotations
@@ -76,13 +79,15 @@ def run() -> Bench:
     for part in ("centred", "causal"):
         if part in PARTS and not bench.has(f"s1/velocity_{part}/r2", "ridge"):
             outcomes = measure(bench, store, f"velocity_{part}", f"s1_velocity_{part}", (), "r2")
-            add(bench, f"velocity_{part}", "r2", [each.ours["r2"] for each in outcomes], outcomes[0].floor["r2"], "ridge")
+            ours, floor = [each.ours["r2"] for each in outcomes], outcomes[0].floor["r2"]
+            add(bench, f"velocity_{part}", "r2", ours, floor, "ridge")
     if "few" in PARTS:
         measure_few(bench, store)
     return bench
 
 
-def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str], metric: str) -> list[Outcome]:
+def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str],
+            metric: str) -> list[Outcome]:
     """A run per seed, and a row of the CPU seconds they took."""
     outcomes = [train(recipe, seed, store, assigned, metric) for seed in SEEDS]
     bench.add(Row(metric=f"s1/{name}/cpu_seconds", unit="s", ours=float(np.mean([o.seconds for o in outcomes]))))

@@ -44,7 +44,7 @@ from sciml.recipe import Recipe, load_recipe, read_yaml, validate
 from sciml.report.bench import Bench, Row
 from sciml.rollout import rollout
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 STORES = Path("stores/bench")
 NETWORK: Mapping[str, Any] = {
     "name": "network", "domain": "spikes", "builder": "spiking_network", "missing": "mask", "licence": "CC0-1.0",
@@ -62,7 +62,7 @@ COUNTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
                           "operator.dropout=0.2", "train.steps=400")},
     "network": {"bins_5ms": ("domains.spikes.lags.before=4", "domains.spikes.tasks.next.before=64",
                              "domains.spikes.tasks.next.scored=192", "domains.spikes.masks.dropout=0.5",
-                             "operator.dropout=0.3", "train.steps=300")}}
+                             "operator.dropout=0.3", "train.steps=520")}}
 HISTORIES = (100, 1000, 10_000)
 ROUNDS, DRAWN = 15, 40
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sciml import checkpoint, registry
 from sciml.data.store import Store, open_store
@@ -58,7 +59,7 @@ def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *
     """The checkpoint's recipe on the new store alone: 300 steps at 0.5 of its rates, unless assigned otherwise."""
     raw: dict[str, Any] = {**predictor.recipe}
     timed = any(assignment.startswith("train.minutes=") for assignment in assignments)
-    train = {**raw["train"], "steps": None if timed else STEPS, "minutes": None}
+    train = {**raw["train"], "steps": None if timed else STEPS, "minutes": None, "weights": "all"}
     for name in ("learning_rate", "matrix_learning_rate"):
         train[name] = train[name] * LEARNING_RATE_FACTOR
     batch = next((e["batch"] for e in raw["data"] if e.get("store") == store.url), raw["data"][0]["batch"])
@@ -86,4 +87,17 @@ def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
             raise InputError(store.url, key=domain, found=str(error), expected="the checkpoint's patch and pair bias",
                              fix="pretrain with this store, or choose a checkpoint that fits") from None
     torch.manual_seed(recipe.seed)
+    before = {name: parameter.shape for name, parameter in predictor.operator.named_parameters()}
     predictor.operator.extend(spec)
+    if recipe.train.weights == "new":
+        _freeze(predictor.operator, before, store.url)
+
+
+def _freeze(operator: nn.Module, before: Mapping[str, torch.Size], where: object) -> None:
+    """Keep what was there; a table that grew is trained whole. Raises `InputError` if nothing is new."""
+    new = {name for name, parameter in operator.named_parameters() if before.get(name) != parameter.shape}
+    if not new:
+        raise InputError(where, key="train.weights", found="new, but the checkpoint has all weights for this store",
+                         expected="a data set with new names", fix="set train.weights: all")
+    for name, parameter in operator.named_parameters():
+        parameter.requires_grad_(name in new)

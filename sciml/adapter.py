@@ -98,8 +98,8 @@ class DomainAdapter(Protocol):
         ...
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        """The same with another section ``domains.<name>``; what was fitted stays. Fine-tuning calls it where the recipe
-        was assigned another section than the checkpoint's."""
+        """The same with another section ``domains.<name>``; what was fitted stays. Fine-tuning calls it where the
+        recipe was assigned another section than the checkpoint's."""
         ...
 
     def fit(self, store: Store) -> Self:

@@ -16,8 +16,8 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 
 def make_optimizers(operator: nn.Module, train: TrainRecipe) -> Optimizers:
-    """Muon on the core's hidden matrices and AdamW on the rest, or AdamW on all."""
-    matrices, rest = optimizer_groups(operator)
+    """Muon on the core's hidden matrices and AdamW on the rest, or AdamW on all; of weights that are trained."""
+    matrices, rest = ([p for p in group if p.requires_grad] for group in optimizer_groups(operator))
     if train.optimizer == "adamw":
         matrices, rest = [], [*matrices, *rest]
     groups = [{"params": [p for p in rest if p.is_complex() == unfused], "fused": not unfused}

@@ -38,12 +38,14 @@ class TrainRecipe(Section):
     """How to train. Exactly one of `steps` and `minutes`; minutes are calibrated once and then frozen as steps.
 
     threads: of torch on the CPU; None: the fastest here, measured once and frozen, as sums depend on it. compile: run
-    the operator's blocks as compiled graphs; costs a minute or more the first time, and needs a C++ compiler.
+    the operator's blocks as compiled graphs; costs a minute or more the first time, and needs a C++ compiler. weights:
+    which are trained; `new` are those that fine-tuning adds (rows of a new session's units): the rest stays as it was.
     """
 
     steps: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     micro_batches: int = Field(default=1, ge=1)
+    weights: Literal["all", "new"] = "all"
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = Field(default=2e-3, gt=0)
     matrix_learning_rate: float = Field(default=2e-2, gt=0)

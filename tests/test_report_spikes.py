@@ -51,8 +51,8 @@ def test_page(run: Path) -> None:
 def test_statistics(run: Path) -> None:
     """Of equal activities the rates and pairs correlate fully; a tick is drawn for every spike."""
     store = xr.open_zarr(run / "rollout/net.zarr", consolidated=False)
-    same = write(run / "same.zarr", {name: (store["count"].dims, store["count"].values)
-                                     for name in ("count", "count_truth")}, time=store["time"].variable)
+    values = tuple(map(str, store["count"].dims)), store["count"].values
+    same = write(run / "same.zarr", {"count": values, "count_truth": values}, time=store["time"].variable)
     raster, statistics, correlations = spikes.generated("same", same)
     assert "correlation of the units' rates 1.000, over 6 s" in statistics.caption.lower()
     assert "correlate by 1.000" in correlations.caption

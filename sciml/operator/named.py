@@ -50,8 +50,10 @@ class NamedTables(nn.Module):
             old = self.tables[name]
             if len(old) >= members:
                 return
-        rows = torch.zeros(members, self.width) if old is not None else torch.randn(members, self.width) * (self.std if std is None else std)
-        if old is not None:
+        if old is None:
+            rows = torch.randn(members, self.width) * (self.std if std is None else std)
+        else:
+            rows = torch.zeros(members, self.width)
             rows[: len(old)] = old.detach()
         self.tables[name] = nn.Parameter(rows)
 

@@ -28,7 +28,7 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
             reasons[name] = "no sample asks for this head"
         elif name in idle:
             reasons[name] = idle[name]
-        elif ".stem.missing." in name and not gaps:
+        elif (".stem.missing." in name or ".stem.members.missing " in name) and not gaps:
             reasons[name] = "nothing is missing in these samples"
         elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
             reasons[name] = "no attention has that number of heads"

@@ -57,8 +57,8 @@ def check(store: Store) -> Iterator[Finding]:
     """All findings of a store of spikes. Raises what reading it raises."""
     meta = store.meta
     missing = [name for name in ("time", "unit") if name not in meta.axes]
-    if "spike_time" not in meta.variables and "count" not in meta.variables:
-        missing.append("spike_time or count")
+    if not {"spike_time", "count", "trace"} & set(meta.variables):
+        missing.append("spike_time, count or trace")
     elif "spike_time" in meta.variables and not _paired(store):
         missing.append("spike_unit along the ragged dimension of spike_time")
     if missing or meta.dt is None:
@@ -70,7 +70,7 @@ def check(store: Store) -> Iterator[Finding]:
         yield from _events(store, spikes)
     yield from _bins(store, spikes)
     silent = [unit for unit, n in zip(store.members("unit"), spikes, strict=True) if not n]
-    if silent:
+    if silent and {"spike_time", "count"} & set(meta.variables):
         yield Finding("warning", "unit", f"{len(silent)} without any spike: {', '.join(silent[:8])}",
                       "units that were seen to fire", "leave them out, or know that nothing can be learned of them")
     yield from _connections(store)

@@ -54,8 +54,8 @@ def recognise(path: str | Path, limit_bytes: int = SAMPLE_BYTES) -> Guess:
     for name in registry.names(GROUP):
         try:
             found = registry.find(GROUP, name).recognise(str(path), limit_bytes)
-        except InputError as refusal:
-            refusals[name] = refusal
+        except InputError as error:
+            refusals[name] = error
             continue
         guesses += [] if found is None else [found]
     known = [guess for guess in guesses if guess.format not in GENERAL]

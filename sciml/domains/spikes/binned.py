@@ -97,7 +97,7 @@ class Binned:
         return replace(self, config=self.config.model_copy(update={"corrects": "floor"}))
 
     def spec(self) -> TokenSpec:
-        kind, frame = "members" if self.config.slots else "lattice", self._frame()
+        kind, frame = "members" if self.config.slots else "lattice", self.frame()
         own = frame.own_conditions
         fits = list(self.datasets.values())
         channels = tuple(dict.fromkeys(map(channel, fits)))
@@ -139,7 +139,7 @@ class Binned:
                              expected=f"one of {', '.join(self.config.tasks)}", fix="train on that task first")
         if "causal" not in sample.attrs:
             sample = sample.assign_attrs(causal=int(self.config.tasks[task].causal))
-        return encode_window(fit, self._frame(), sample, task)
+        return encode_window(fit, self.frame(), sample, task)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
         """``count (sample, time, unit)``, expected per bin, or ``trace`` in its unit; ``behaviour_value (sample, time,
@@ -165,7 +165,7 @@ class Binned:
 
     def _labels(self, fit: Fitted, batch: TokenBatch, task: str, value: Tensor, mask: np.ndarray) -> xr.Dataset:
         """Of ``(B, T, K)`` outputs of all names, those of the data set."""
-        frame = self._frame()
+        frame = self.frame()
         if task == "embedding":
             return self._dataset(batch, "embedding", "axis", value.numpy(), mask)
         own, names = (fit.behaviour, frame.behaviours) if task == "behaviour" else (fit.states, frame.states)
@@ -186,7 +186,7 @@ class Binned:
         if "next" not in self.config.tasks:
             raise InputError(sample.attrs.get("source", "sample"), key="tasks", found=", ".join(self.config.tasks),
                              expected="next among them", fix="train on tasks.next to generate activity")
-        fit, frame = fit_of(self.datasets, sample), self._frame()
+        fit, frame = fit_of(self.datasets, sample), self.frame()
         steps = int(sample.attrs.get("look_back", sample.sizes["time"]))
         window = window_of(fit, frame, sample.isel(time=slice(0, steps)).assign_attrs(causal=1))
         ahead = covariates(sample, fit.stimulus.labels, "sample")[None, steps:]
@@ -212,7 +212,7 @@ class Binned:
         else:
             drawn = draw_counts(mean.clamp(-20.0, 5.0), self._most(fit), self.config.sampling, generator)
             expected = mean.exp()
-        first = round(float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s / fit.bin_s) + 1
+        first = round(float(batch.axes[1].coord[0, -1, 0]) * self.frame().reference_s / fit.bin_s) + 1
         ahead = state.extra["stimulus"]
         stimulus = ahead[:, :1] if ahead.shape[1] else drawn.new_full((len(drawn), 1, ahead.shape[2]), torch.nan)
         past = HistoryState(state.extra["recent"], state.extra["averages"])
@@ -227,7 +227,7 @@ class Binned:
         """The bin drawn last: ``count`` or ``trace (sample, time = 1, unit)`` and ``rate``, what was expected; before
         the first step, the last bin known."""
         fit, batch = known(self.datasets, state.batch.dataset, "rollout"), state.batch
-        at = float(batch.axes[1].coord[0, -1, 0]) * self._frame().reference_s + float(state.extra["origin"])
+        at = float(batch.axes[1].coord[0, -1, 0]) * self.frame().reference_s + float(state.extra["origin"])
         dims, attrs = ("sample", "time", "unit"), {"units": fit.unit}
         data = {name: (dims, state.extra[key].detach().cpu().double().numpy()[:, None], attrs)
                 for name, key in ((fit.signal, "last"), ("rate", "rate")) if key in state.extra}
@@ -271,7 +271,7 @@ class Binned:
         """A causal batch whose every cell asks for the next bin, without a truth."""
         unknown = torch.full_like(window.counts, torch.nan)
         target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool))
-        return inputs(fit, self._frame(), window, {head_of(fit, "next"): target})
+        return inputs(fit, self.frame(), window, {head_of(fit, "next"): target})
 
     def _most(self, fit: Fitted) -> int:
         """Counts that a bin can hold in generation: far beyond what the busiest unit's mean makes likely."""
@@ -282,7 +282,8 @@ class Binned:
         layout = Layout.of(store, self.config.bin_s, self.config.behaviours)
         return Source(layout, known(self.datasets, store.meta.dataset, store.url))
 
-    def _frame(self) -> Frame:
+    def frame(self) -> Frame:
+        """What is common to all data sets that are known."""
         def union(name: str) -> tuple[str, ...]:
             return tuple(dict.fromkeys(n for fit in self.datasets.values() for n in getattr(fit, name).labels))
         config = self.config

@@ -197,7 +197,7 @@ def _window(adapter: Binned, windows: SpikeWindows, index: int) -> tuple[Fitted,
     sample = windows.draw(index, np.random.default_rng(0), np.random.default_rng(0))
     fit = fit_of(adapter.datasets, sample)
     low, high = int(sample.attrs.get("scored_from", 0)), int(sample.attrs.get("scored_to", sample.sizes["time"]))
-    return fit, window_of(fit, adapter._frame(), sample), low, high
+    return fit, window_of(fit, adapter.frame(), sample), low, high
 
 
 def _log_rates(forward: Forward, adapter: Binned, fit: Fitted, window: Window) -> Tensor:
@@ -215,7 +215,7 @@ def _log_rates(forward: Forward, adapter: Binned, fit: Fitted, window: Window) -
             base = floor.log_rates(longer)[:, 1:]
     target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool), base)
     head = head_of(fit, "next")
-    batch, _ = inputs(fit, adapter._frame(), window, {head: target})
+    batch, _ = inputs(fit, adapter.frame(), window, {head: target})
     with torch.no_grad():
         found = batch.targets[head].predict(forward(batch)[head])
     return found[..., 0].transpose(1, 2).clamp_max(HIGHEST)

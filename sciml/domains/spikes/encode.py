@@ -86,12 +86,13 @@ def inputs(fit: Fitted, frame: Frame, window: Window,
     lattice = {f"slow_{tau:g}s": slow[i] for i, tau in enumerate(frame.slow_s)}
     if frame.lags.averages:
         lattice |= _later(history, frame, excess, window.causal)
-    recent = torch.cat([window.past.recent.to(z), z], 1)
-    longer = torch.nn.functional.pad(recent, (0, 0, frame.lags.before, frame.lags.after))
-    place = frame.lags.before + window.past.recent.shape[1]
-    for k in frame.offsets:
-        shifted = longer[:, place + k:place + k + z.shape[1]].transpose(1, 2)
-        lattice[f"count_{k:+d}"] = torch.zeros_like(shifted) if window.causal and k > 0 else shifted
+    recent = torch.cat([window.past.recent.to(z), z], 1) if window.past.recent.shape[1] else z
+    if frame.offsets:
+        longer = torch.nn.functional.pad(recent, (0, 0, frame.lags.before, frame.lags.after))
+        place = frame.lags.before + window.past.recent.shape[1]
+        for k in frame.offsets:
+            shifted = longer[:, place + k:place + k + z.shape[1]].transpose(1, 2)
+            lattice[f"count_{k:+d}"] = torch.zeros_like(shifted) if window.causal and k > 0 else shifted
     if frame.stimuli:
         mean, std = (torch.as_tensor(x, dtype=dtype) for x in (fit.stimulus.mean, fit.stimulus.std))
         known = ((window.stimulus - mean) / std).nan_to_num(0.0)

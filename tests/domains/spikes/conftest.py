@@ -41,18 +41,21 @@ def network_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sto
 
 @pytest.fixture(scope="session")
 def population_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
-    """``population_store(name, **options)``: 6 units driven by a slow circle, with any of traces or counts, behaviour,
-    states, two kinds of covariates and gaps. 100 s in bins of 0.1 s: 700 of training, 100, 200 of test, gaps of 10."""
+    """``population_store(name, **options)``: 6 units driven by a circle, with counts or traces, behaviour, states, two
+    kinds of covariates and gaps. Bins of 0.1 s: 680 of training, 100, 200 of test, 10 between. Each is made once,
+    but where `change` alters its variables."""
     made: dict[str, Store] = {}
 
     def make(name: str, *, signal: str = "count", states: bool = False, lfp: bool = False, gaps: bool = False,
              seed: int = 0, units: int = 6, change: Callable[[dict[str, Any]], None] | None = None) -> Store:
-        if name not in made or change is not None:
-            data = recorded(signal, states, lfp, gaps, seed, units)
-            if change is not None:
-                change(data)
-            made[name] = written(tmp_path_factory.mktemp("population") / f"{name}.zarr", name, data, units)
-        return made[name]
+        if name in made and change is None:
+            return made[name]
+        data = recorded(signal, states, lfp, gaps, seed, units)
+        (change or (lambda values: None))(data)
+        store = written(tmp_path_factory.mktemp("population") / f"{name}.zarr", name, data)
+        if change is None:
+            made[name] = store
+        return store
 
     return make
 
@@ -80,8 +83,8 @@ def recorded(signal: str, states: bool, lfp: bool, gaps: bool, seed: int, units:
     return values
 
 
-def written(path: Path, name: str, values: dict[str, Any], units: int) -> Store:
-    roles = {"count": "state", "trace": "state", "behaviour_value": "label", "state_value": "label"}
+def written(path: Path, name: str, values: dict[str, Any]) -> Store:
+    roles: dict[str, Any] = {"count": "state", "trace": "state", "behaviour_value": "label", "state_value": "label"}
     dims = {key: "unit" if key in ("count", "trace") else key.removesuffix("_value") for key in values}
     data = {key: (("recording", "time", dims[key]), x[None].astype(np.float32)) for key, x in values.items()}
     variables = {key: Variable(role=roles.get(key, "covariate"), unit="mV" if key == "trace" else "1",

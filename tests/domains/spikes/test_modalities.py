@@ -14,6 +14,8 @@ import xarray as xr
 from sciml.data.store import Store
 from sciml.domains.spikes.binned import Binned
 from sciml.domains.spikes.encode import covariates
+from sciml.domains.spikes.floors import predict_floor, state_codes
+from sciml.domains.spikes.layout import Layout
 from sciml.domains.spikes.metrics import r2
 from sciml.domains.spikes.plugin import Spikes
 from sciml.errors import InputError
@@ -30,8 +32,8 @@ Stores = Callable[..., Store]
 BASE: dict[str, Any] = {"floor": "smoothed", "slow_s": [0.5, 5.0], "masks": {"dropout": 0.3},
                         "tasks": {"next": {"before": 8, "scored": 24}}}
 AROUND = {"before": 4, "scored": 24, "after": 4}
-OPERATOR = {"stem_width": 16, "condition_width": 8,
-            "levels": [{"width": 32, "depth": 1, "head_width": 16, "mixers": ["axial", "local"]}]}
+OPERATOR = {"stem_width": 8, "condition_width": 8,
+            "levels": [{"width": 16, "depth": 1, "head_width": 8, "mixers": ["axial", "local"]}]}
 NEXT = BASE["tasks"]["next"]
 TRACES = {**BASE, "tasks": {"next": NEXT, "masked": AROUND}, "masks": {"held_out": 2, "dropout": 0.3}}
 
@@ -56,7 +58,7 @@ def predictor(store: Store, config: dict[str, Any]) -> Predictor:
     return Predictor(operator, {"spikes": adapter})
 
 
-def train(made: Predictor, store: Store, steps: int = 120, rate: float = 1e-2) -> list[float]:
+def train(made: Predictor, store: Store, steps: int = 70, rate: float = 1e-2) -> list[float]:
     windows = made.adapters["spikes"].open(store, "train", train=True)
     optimizer, losses = torch.optim.AdamW(made.operator.parameters(), rate), []
     for step in range(steps):
@@ -162,8 +164,9 @@ def test_an_embedding_brings_like_behaviours_together(population_store: Stores) 
     made = predictor(store, {**BASE, "tasks": {"embedding": AROUND}, "embedding": {"dims": 3}})
     before = scores(made, store)["embedding/alignment"]
     assert (before.baseline_name, before.value) == ("ridge", pytest.approx(before.baseline))
-    losses = train(made, store)
-    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
+    train(made, store, steps=120)
+    fitted = scores(made, store, "train")["embedding/alignment"]
+    assert fitted.value < fitted.baseline
     assert scores(made, store)["embedding/alignment"].value < 0.25  # 0.57 if all bins are at one place
     decoded = made.predict(made.adapters["spikes"].open(store, "test").draw(0, *2 * [np.random.default_rng(0)]))
     assert decoded["embedding"].dims == ("sample", "time", "axis")
@@ -189,3 +192,33 @@ def test_covariates_of_any_dimension_reach_the_operator(population_store: Stores
 def test_tasks_need_what_they_decode(population_store: Stores) -> None:
     with pytest.raises(InputError, match="a store without state"):
         Binned.create({**BASE, "tasks": {"state": AROUND}}).fit(population_store("spiking"))
+
+
+def test_wider_bins_sum_counts_and_average_all_else(population_store: Stores) -> None:
+    stores = [population_store("walks", states=True), population_store("calcium", signal="trace")]
+    for store, signal, how in zip(stores, ("count", "trace"), (np.sum, np.mean)):
+        layout = Layout.of(store, 0.3)
+        assert (layout.signal, layout.unit) == (signal, "1" if signal == "count" else "mV")
+        held, raw = layout.recorded(0), store.read(signal, 0)[:999]
+        np.testing.assert_allclose(held.count, how(raw.reshape(333, 3, 6), axis=1), rtol=1e-5)
+        behaviour = store.read("behaviour_value", 0)[:999].reshape(333, 3, 2).mean(1)
+        np.testing.assert_allclose(held.behaviour, behaviour, atol=1e-6)
+    shares = Layout.of(stores[0], 0.3).recorded(0).state
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
+    assert ((shares > 0) & (shares < 1)).any()
+    codes = state_codes(torch.from_numpy(shares)).numpy()
+    assert codes.tolist() == shares.argmax(1).tolist()
+
+
+def test_units_are_read_with_gaps_of_their_own_in_traces(population_store: Stores) -> None:
+    store = population_store("faded", signal="trace", gaps=True)
+    adapter = Binned.create({**TRACES, "masks": {"held_out": ["u2"]}}).fit(store)
+    fit = adapter.datasets["faded"]
+    raw = store.read("trace", 0)[:680]
+    np.testing.assert_allclose(fit.history.rate, np.nanmean(raw, 0), rtol=1e-5)
+    np.testing.assert_allclose(fit.history.spread, np.nanstd(raw, 0), rtol=1e-5)
+    floor = predict_floor("next", fit, torch.from_numpy(store.read("trace", 0)), torch.zeros(1000, 0))
+    assert bool(torch.isfinite(floor).all())
+    late = np.isfinite(store.read("trace", 0)[:, 0])
+    late[:800] = False
+    assert r2(floor.numpy()[late][:, :2], store.read("trace", 0)[late][:, :2]).min() > 0.3

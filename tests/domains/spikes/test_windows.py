@@ -172,3 +172,20 @@ def test_a_split_without_room_is_refused(population_store: Stores) -> None:
     store = population_store("whole", states=True, lfp=True)
     with pytest.raises(InputError, match=r"found blocks of at most 680 bins; expected room for 8 \+ 900 \+ 0"):
         fitted(store, tasks={"next": {"before": 8, "scored": 900}}).open(store, "train", train=True)
+
+
+def test_recordings_of_one_store_have_windows_of_their_own(network_store: Stores) -> None:
+    """Floors are fitted on all recordings; averages never run from one into the next."""
+    store = network_store("twice", recordings=2)
+    adapter = Binned.create({"floor": "smoothed", "slow_s": [0.2, 2.0], "tasks": {
+        "next": {"before": 8, "scored": 24}, "behaviour": {"before": 4, "scored": 24, "after": 4}}}).fit(store)
+    assert {b.group for b in asked(adapter, store, "train", "next").blocks} == {0, 1}
+    source = asked(adapter, store, "train", "next").source
+    for group in (0, 1):
+        np.testing.assert_array_equal(source.sample(group, 0, 20)["averages"], 0)
+        assert source.sample(group, 300, 320)["averages"].any()
+    rates = [float(source.layout.recorded(g).count.mean()) for g in (0, 1)]
+    assert np.isfinite(rates).all()
+    for question in adapter.questions(store, "test"):
+        assert isinstance(question.windows, SpikeWindows)
+        assert len(question.windows) == sum(-(-(b.stop - b.start) // 24) for b in question.windows.blocks)
