@@ -10,6 +10,7 @@ import torch
 from sciml import registry
 from sciml.adapter import DomainAdapter
 from sciml.data.store import Store
+from sciml.errors import InputError
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
 from sciml.plan import Plan, plan_of
@@ -22,6 +23,9 @@ from sciml.train import Progress, Run, fit, open_sources
 def pretrain(recipe: Recipe, folder: Path, *, overwrite: bool = False,
              listen: Callable[[Progress], None] | None = None) -> Predictor:
     """Fit adapters on the stores, make the operator, train it; goes on if the folder holds the same run."""
+    if recipe.train.weights != "all":
+        raise InputError("recipe", key="train.weights", found=recipe.train.weights, expected="all",
+                         fix="only fine-tuning has weights that are not new")
     stores = open_stores(recipe)
     predictor = new_predictor(recipe, stores)
     run = begin(folder, recipe, predictor, stores, overwrite=overwrite)

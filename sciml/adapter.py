@@ -51,7 +51,8 @@ class Question:
     """One thing an evaluation asks: these windows, `steps` rollout steps (0: the direct prediction of the targets).
 
     block: that many consecutive windows are dependent (overlapping); intervals resample blocks of at least that many.
-    baseline_name: of the floor of this question, if it has another name than the adapter's.
+    baseline_name: of the floor of this question, if it has another name than the adapter's. look_back: its samples
+    begin with known times that `initial` starts from, worth showing beside the answer.
     """
 
     name: str
@@ -60,16 +61,18 @@ class Question:
     block: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     baseline_name: str = ""
+    look_back: bool = False
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score per sample: lower is better unless `higher`; `null` is the value a model without knowledge gets."""
+    """A score per sample: lower is better unless `higher`, neither if that is None; `null` is the value a model without
+    knowledge gets."""
 
     name: str
     unit: str
     reduction: str
-    higher: bool = False
+    higher: bool | None = False
     null: float | None = None
 
 

@@ -192,7 +192,8 @@ def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, o
         result.scores.append(Row(
             question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
             question.baseline_name or adapter.baseline_name,
-            interval, "worse" if lost else interval.verdict(higher=metric.higher), len(a)))
+            interval, "worse" if lost else "" if metric.higher is None else interval.verdict(higher=metric.higher),
+            len(a)))
 
 
 def _mean(values: np.ndarray, axis: int) -> Any:
@@ -205,7 +206,7 @@ def _mean(values: np.ndarray, axis: int) -> Any:
 def examples(predictor: Predictor, store: Store, split: SplitName = "test", count: int = 4) -> xr.Dataset | None:
     """Direct predictions to look at: `count` windows of the longest direct question, spread over the split.
 
-    ``<name>``, ``<name>_truth``, ``<name>_baseline`` and, where a window starts from several known times, ``history``
+    ``<name>``, ``<name>_truth``, ``<name>_baseline`` and, where a question says so (`Question.look_back`), ``history``
     ``(sample, past, …)`` with ``past_time``. None if the domain asks no direct question.
     """
     adapter = predictor.adapter(store.meta.domain)
@@ -217,8 +218,7 @@ def examples(predictor: Predictor, store: Store, split: SplitName = "test", coun
     (ours, baseline, truth), = _predict(predictor, adapter, asked[-1], samples)
     names = [str(name) for name in ours.data_vars if name in truth and ours[name].dtype.kind == "f"]
     result = ours[names].assign({f"{n}_truth": truth[n] for n in names} | {f"{n}_baseline": baseline[n] for n in names})
-    before = adapter.observe(adapter.initial(samples[0]))
-    if "valid_time" in before.coords:
+    if asked[-1].look_back:
         past = [adapter.observe(adapter.initial(s)).rename(time="past", valid_time="past_time") for s in samples]
         result["history"] = xr.concat([p[names[0]] for p in past], dim="sample", join="override", coords="minimal",
                                       compat="override")

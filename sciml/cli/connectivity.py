@@ -166,14 +166,14 @@ def save(found: dict[str, np.ndarray], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     if path.suffix == ".npz":
-        np.savez_compressed(partial, allow_pickle=False, **found)
+        np.savez_compressed(partial, **found)
     else:
         picture(found, partial)
     partial.replace(path)
 
 
 def picture(found: dict[str, np.ndarray], path: Path) -> None:
-    """Evidence and delay of all pairs, targets down, sources across."""
+    """Evidence and ablation of all pairs, targets down, sources across."""
     import numpy as np
     from matplotlib.figure import Figure
 

@@ -68,7 +68,7 @@ def evaluate(checkpoint: Path, store: str, split: SplitName, max_windows: int | 
 
 def _write_examples(shown: xr.Dataset | None, path: Path) -> None:
     """Windows to look at, where they are series; names as objects, because Zarr has no fixed-width strings."""
-    if shown is None or "valid_time" not in shown.coords:
+    if shown is None or "time" not in shown.dims:
         return
     names = {key: coord.astype(object) for key, coord in shown.coords.items() if coord.dtype.kind == "U"}
     shown.assign_coords(names).to_zarr(path, mode="w", zarr_format=3, consolidated=False)

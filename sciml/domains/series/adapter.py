@@ -159,7 +159,7 @@ class Series:
         fitting = split_windows(layout, split, look_back, self._known(name, store.url).horizons, train=True).horizons
         for horizon in fitting:
             windows = split_windows(layout, split, look_back, (horizon,))
-            result.append(Question(str(horizon), windows, block=look_back + horizon,
+            result.append(Question(str(horizon), windows, block=look_back + horizon, look_back=True,
                                    options={"dataset": name, "look_back": look_back, "horizon": horizon}))
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -210,7 +211,8 @@ class Binned:
             drawn = draw_values(fit, members, mean, self.config.sampling, generator)
             expected = mean * fit.history.spread[members].to(mean) + fit.history.centre[members].to(mean)
         else:
-            drawn = draw_counts(mean.clamp(-20.0, 5.0), self._most(fit), self.config.sampling, generator)
+            most = self._most(fit)
+            drawn = draw_counts(mean.clamp(-20.0, math.log(most)), most, self.config.sampling, generator)
             expected = mean.exp()
         first = round(float(batch.axes[1].coord[0, -1, 0]) * self.frame().reference_s / fit.bin_s) + 1
         ahead = state.extra["stimulus"]
@@ -279,8 +281,13 @@ class Binned:
         return int(8 + MOST_PER_BIN * busiest + 8 * busiest**0.5)
 
     def _source(self, store: Store) -> Source:
-        layout = Layout.of(store, self.config.bin_s, self.config.behaviours)
-        return Source(layout, known(self.datasets, store.meta.dataset, store.url))
+        fit = known(self.datasets, store.meta.dataset, store.url)
+        missing = [task for task in self.config.tasks if task not in fit.floors]
+        if missing:
+            raise InputError(store.url, key="tasks", found=f"{', '.join(missing)}, which {fit.name} was not fitted for",
+                             expected=f"some of {', '.join(fit.floors)}",
+                             fix="fit the data set for them first (sciml finetune)")
+        return Source(Layout.of(store, self.config.bin_s, self.config.behaviours), fit)
 
     def frame(self) -> Frame:
         """What is common to all data sets that are known."""

@@ -78,6 +78,11 @@ class Events:
                              fix="set domains.spikes.tokens: bins")
         quick = self.config.model_copy(update={"tasks": {}})
         fitted = fit_dataset(store, quick)
+        old = self.datasets.get(fitted.name, fitted)
+        if old.units != fitted.units:
+            raise InputError(store.url, key="unit", found=f"{len(fitted.units)} units",
+                             expected=f"the {len(old.units)} units that {fitted.name} was fitted with",
+                             fix="a new session is a data set of its own: give its store another name")
         rate = mean_rate(fitted)
         floor = HeldRate.fit(EventSource(layout).stretches("train"), rate, self.config.slow_s)
         name, scale = fitted.name, self.scale_s or 1 / float(rate.sum())
@@ -271,7 +276,8 @@ class Events:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         parts = {name: fit.state() for name, fit in self.datasets.items()}
         config = {"config": self.config.model_dump(mode="json"), "scale_s": self.scale_s,
-                  "datasets": {name: part[0] for name, part in parts.items()}}
+                  "datasets": {name: part[0] for name, part in parts.items()},
+                  "floor_slow_s": {name: list(floor.slow_s) for name, floor in self.floors.items()}}
         arrays = {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
         return config, arrays | {f"{name}/floor/{key}": array for name, floor in self.floors.items()
                                  for key, array in floor.state().items()}
@@ -284,7 +290,8 @@ class Events:
             own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
             datasets[name] = Fitted.restore(name, part, own)
             rate, weight = (np.asarray(own[f"floor/{key}"], np.float64) for key in ("rate", "weight"))
-            floors[name] = HeldRate(chosen.slow_s, torch.tensor(rate), torch.tensor(weight))
+            slow_s = tuple(config["floor_slow_s"][name])
+            floors[name] = HeldRate(slow_s, torch.tensor(rate), torch.tensor(weight))
         return cls(chosen, datasets, floors, config["scale_s"])
 
 

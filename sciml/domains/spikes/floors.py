@@ -48,8 +48,13 @@ def fit_floor(task: Task, recordings: Sequence[Recording], fit: Fitted, config: 
     if not known or (task == "masked" and not fit.held_out) or config.floor == "smoothed":
         return SmoothedRate.fit(recordings, fit.bin_s)
     if task == "next":
-        return select(recordings, fit.bin_s, covariates=stimuli)
+        return select(recordings, fit.bin_s, covariates=None if stimuli is None else [_before(x) for x in stimuli])
     return select(recordings, fit.bin_s, HELD_OUT_BASES, held_in=held_in(fit), covariates=stimuli)
+
+
+def _before(stimulus: Tensor) -> Tensor:
+    """``(T, P)`` covariates of the bin before each: what is predicted of a bin uses nothing of it."""
+    return torch.cat([torch.full_like(stimulus[:1], torch.nan), stimulus[:-1]])
 
 
 def held_in(fit: Fitted) -> list[int]:
@@ -101,7 +106,8 @@ def predict_floor(task: Task, fit: Fitted, counts: Tensor, stimulus: Tensor) -> 
         return values
     rates = fit.log_rate.expand(len(counts), -1).clone()
     if isinstance(model, GLM):
-        rates[:, list(model.targets)] = model.log_rates(counts, stimulus if stimulus.shape[1] else None)
+        given = _before(stimulus) if task == "next" else stimulus
+        rates[:, list(model.targets)] = model.log_rates(counts, given if stimulus.shape[1] else None)
     else:
         rates[:] = model.log_rates(counts)
     return rates

@@ -118,9 +118,8 @@ class Layout:
 
     def blocks(self, split: SplitName) -> tuple[Block, ...]:
         """The split's blocks in merged bins, those that lie inside whole."""
-        merged = (Block(group=b.group, start=-(-b.start // self.merge), stop=max(b.stop // self.merge, 1))
-                  for b in self.store.meta.splits.of(split))
-        return tuple(b for b in merged if b.stop > b.start)
+        edges = ((b.group, -(-b.start // self.merge), b.stop // self.merge) for b in self.store.meta.splits.of(split))
+        return tuple(Block(group=group, start=start, stop=stop) for group, start, stop in edges if stop > start)
 
     def recorded(self, group: int) -> Recorded:
         if group not in self.memo:
@@ -137,12 +136,14 @@ class Layout:
             assert events[0] is not None
             assert events[1] is not None
             count = self._binned(*events, steps)
+        gap = np.zeros(steps, bool)
         if "recorded" in known:
-            count[self.store.read("recorded", group) == 0] = np.nan
+            gap = self.store.read("recorded", group) == 0
+            count[gap] = np.nan
         beside = [self._value(dim, group, steps) for dim in covariate_dims(self.store)]
         covariates = np.concatenate([np.zeros((steps // self.merge, 0), np.float32), *beside], 1)
         return Recorded(self._merged(count, np.sum if self.signal == "count" else np.mean),
-                        self._labelled("behaviour", group, steps), self._labelled("state", group, steps), covariates,
+                        self._labelled("behaviour", group, gap), self._labelled("state", group, gap), covariates,
                         *events)
 
     def _events(self, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,15 +159,19 @@ class Layout:
         np.add.at(count, (place[inside], unit[inside]), 1)
         return count
 
-    def _labelled(self, dim: str, group: int, steps: int) -> np.ndarray:
+    def _labelled(self, dim: str, group: int, gap: np.ndarray) -> np.ndarray:
+        """Unknown where nothing was recorded (``gap (T,)``) that could tell it."""
         members = self.store.members(dim) if self.labels[dim] else ()
-        values = self._value(dim, group, steps)
+        values = self._value(dim, group, len(gap), gap)
         return values if members == self.labels[dim] else values[:, [members.index(n) for n in self.labels[dim]]]
 
-    def _value(self, dim: str, group: int, steps: int) -> np.ndarray:
+    def _value(self, dim: str, group: int, steps: int, gap: np.ndarray | None = None) -> np.ndarray:
         if f"{dim}_value" not in self.store.meta.variables:
             return np.zeros((steps // self.merge, 0), np.float32)
-        return self._merged(np.asarray(self.store.read(f"{dim}_value", group), np.float32), np.mean)
+        values = np.asarray(self.store.read(f"{dim}_value", group), np.float32)
+        if gap is not None:
+            values[gap] = np.nan
+        return self._merged(values, np.mean)
 
     def _merged(self, values: np.ndarray, how: object) -> np.ndarray:
         """Every `merge` bins as one, NaN where any is; a rest at the end is left out."""

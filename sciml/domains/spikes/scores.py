@@ -16,11 +16,14 @@ from sciml.domains.spikes.floors import state_codes
 from sciml.domains.spikes.windows import SpikeWindows
 
 FLOOR = 1e-9
+LEAST_EXPECTED = 1e-3
+"""Spikes per bin, for the dispersion: one spike where none was expected would else be all of it."""
 METRICS = (
     Metric("bits_per_spike", "bit/spike", "sum over bins and units of a window over the mean number of spikes of a "
            "window, then mean over windows: the ratio of the sums", higher=True, null=0.0),
     Metric("dispersion", "1", "Pearson's sum of (n − rate)²/rate over bins and units of a window, over their mean "
-           "number in a window, then mean over windows: 1 where Poisson is adequate, above where counts vary more"),
+           "number in a window, then mean over windows: 1 where Poisson is adequate, above where counts vary more",
+           higher=None),
     Metric("r2", "1", "1 − squared error of a window over the mean squared deviation of a window, mean over components "
            "(units, of traces), then over windows: the ratio of the sums", higher=True, null=0.0),
     Metric("balanced_accuracy", "1", "bins of a window whose likeliest state is the true one over the mean number of "
@@ -37,6 +40,8 @@ def normaliser(windows: SpikeWindows, task: Task) -> dict[str, Any]:
     name = {"behaviour": "behaviour", "state": "state", "embedding": "behaviour"}.get(task, "count")
     parts = [getattr(windows.source.layout.recorded(b.group), name)[b.start:b.stop] for b in windows.blocks]
     values = np.concatenate(parts).astype(np.float64)
+    if task == "masked" and not fit.held_out:
+        values = np.where(np.concatenate(windows.asked()), values, np.nan)
     if task == "embedding":
         return {"kind": "embedding"}
     if task == "state":
@@ -77,7 +82,8 @@ def score(options: dict[str, Any], prediction: xr.Dataset, truth: xr.Dataset) ->
     null = np.maximum(options["null"], FLOOR)
     rate, seen = np.maximum(rate, FLOOR), np.isfinite(count)
     gain = np.where(seen, count * np.log(rate / null) - (rate - null), 0.0)
-    excess = np.where(seen, np.square(count - rate) / rate, 0.0)
+    likely = np.maximum(rate, LEAST_EXPECTED)
+    excess = np.where(seen, np.square(count - likely) / likely, 0.0)
     return {"bits_per_spike": gain.sum((1, 2)) / (max(options["spikes"], FLOOR) * math.log(2)),
             "dispersion": excess.sum((1, 2)) / max(options["cells"], FLOOR)}
 
@@ -91,8 +97,8 @@ def _recalls(bins: np.ndarray, chance: np.ndarray, truth: np.ndarray) -> np.ndar
 
 
 def _alignment(place: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """``(sample,)`` mean KL(p ‖ q) of ``(sample, time, axis)``, as in training (`sciml.objectives.population`); 0 with
-    fewer than three known bins."""
+    """``(sample,)`` mean KL(p ‖ q) of ``(sample, time, axis)``, 0 with fewer than three known
+    bins. Neighbours are bins of the same window; in training (`sciml.objectives.population`) of the whole batch."""
     found = []
     for z, y in zip(place, truth):
         known = np.isfinite(y).all(-1)

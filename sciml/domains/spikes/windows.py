@@ -168,6 +168,18 @@ class SpikeWindows:
         stop = recorded if self.tasks[task].causal else block.stop
         return self.source.floor(task, block.group, low, low + len(signal), stop)
 
+    def asked(self) -> list[np.ndarray]:
+        """Per block ``(T, N)``: the cells that the windows of an evaluation hide and score, with its random numbers."""
+        (window,), place = self.tasks.values(), {id(b): i for i, b in enumerate(self.blocks)}
+        units, span = len(self.source.fit.units), window.before + window.scored + window.after
+        found = [np.zeros((b.stop - b.start, units), bool) for b in self.blocks]
+        for index in range(len(self)):
+            block, first, scored = self._place("masked", index)
+            mask = _mask(span, units, self.masks, np.random.default_rng([0, index]))
+            own = mask[scored - first + window.before:window.before + window.scored]
+            found[place[id(block)]][scored - block.start:scored - block.start + len(own)] = own
+        return found
+
     def blocks_of(self, task: Task) -> tuple[Block, ...]:
         return self.labelled if self.train and task in LABELLED else self.blocks
 

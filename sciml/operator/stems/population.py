@@ -18,7 +18,8 @@ class PopulationStem(nn.Module):
     """token[slot, t] = Σ over members n and features f of x[n, t, f] · row[n, f, slot], instead of a token per member.
 
     The set axis named by `spec.slots` becomes an axis of that many slots: a recording of 300 units costs as many tokens
-    as one of 30. Where some are not observed, the sum is over the others and divided by their share. Features are
+    as one of 30. Where some are not
+    observed, the sum is over the others and divided by their share. Features are
     channels, where they were not observed, and lattice conditions; those that are the same for all members have one
     row. All that is particular to a member is in its rows (a linear read-in per session, as in Pandarinath et al.,
     "LFADS", Nature Methods 2018), so new members need no other weights. Along the other axes patches are merged as by
@@ -49,7 +50,8 @@ class PopulationStem(nn.Module):
             if feature not in self.members:
                 self.members[feature] = NamedTables(self.num_slots * self.stem_width)
             for namespace, count in own.items():
-                std = (count * len(features)) ** -0.5  # tokens of order one, and as large steps as other weights take
+                # tokens of order one, and as large steps as other weights take; what is hidden says nothing until it is
+                std = 0.0 if feature.startswith("missing") else (count * len(features)) ** -0.5
                 self.members[feature].extend(namespace, count, std)  # type: ignore[operator]
         self.given.extend(c for c in spec.lattice_conditions if c not in own_conditions)
 
@@ -69,7 +71,8 @@ class PopulationStem(nn.Module):
         for name, x in self._features(batch):
             rows = self.members[key(name)](own.namespace)[own.ids]  # (B or 1, n, slots * w)
             part = self._read(x.movedim(place, -1) * kept, rows)  # (B, *others, slots, w)
-            part = part if share is None or name.startswith("missing") else part / share[..., None, None]
+            if share is not None and not name.startswith("missing"):
+                part = part / share[0 if name.startswith("value") else 1][..., None, None]
             total = part if total is None else total + part
         assert total is not None
         for name, value in batch.conditions.lattice.items():
@@ -108,12 +111,17 @@ class PopulationStem(nn.Module):
         return y.unflatten(-1, (self.num_slots, self.stem_width))
 
 
-def _share_observed(batch: TokenBatch, place: int) -> Tensor | None:
-    """``(B, *others)`` share of the members of which anything is observed, at least that of one; None if all are."""
+def _share_observed(batch: TokenBatch, place: int) -> tuple[Tensor, Tensor] | None:
+    """Shares of the members, at least that of one: ``(B, *others)`` that are observed there, and ``(B, 1…)`` that are
+    anywhere (whose conditions are known); None if all are."""
     if batch.observed is None:
         return None
-    seen = batch.observed.expand(batch.values.shape).any(-1).to(batch.values.dtype).mean(place)
-    return seen.clamp_min(1.0 / batch.axes[place - 1].size)
+    seen = batch.observed.expand(batch.values.shape).any(-1)
+    others = [d for d in range(1, seen.ndim) if d != place]
+    anywhere = seen.amax(others, keepdim=True) if others else seen
+    least = 1.0 / batch.axes[place - 1].size
+    here, ever = (x.to(batch.values.dtype).mean(place).clamp_min(least) for x in (seen, anywhere))
+    return here, ever
 
 
 PLUGIN = PopulationStem
