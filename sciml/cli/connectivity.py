@@ -166,7 +166,7 @@ def save(found: dict[str, np.ndarray], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     if path.suffix == ".npz":
-        np.savez_compressed(partial, **found)
+        np.savez_compressed(partial, **found)  # type: ignore[arg-type]
     else:
         picture(found, partial)
     partial.replace(path)
