@@ -36,7 +36,7 @@ def sniff(file: str, out: Path | None, json_: bool) -> None:
         raise InputError(out, found="it exists", expected="a new file", fix="choose another name, or remove it")
     guess = look(file)
     if out is not None:
-        out.write_text(guess.source_yaml(), encoding="utf-8")
+        out.write_text(guess.source_yaml(Path(str(guess.path)).stem), encoding="utf-8")
     if json_:
         console.as_json(guess.json())
         return

@@ -118,3 +118,18 @@ def test_nothing_there(tmp_path: Path) -> None:
         sniff(tmp_path / "absent.h5")
     with pytest.raises(InputError, match=r"protocol|known"):
         sniff("nowhere://a.h5")
+
+
+def test_a_starter_is_named_after_its_file(tmp_path: Path) -> None:
+    """Two sessions whose starters are left as they are become two data sets."""
+    from click.testing import CliRunner
+
+    from sciml.cli import cli
+
+    for name in ("Session 1.csv", "session-2.csv"):
+        (tmp_path / name).write_text("time,a\n" + "".join(f"2020-01-{d:02},{d}.5\n" for d in range(1, 20)))
+        out = tmp_path / f"{name}.yaml"
+        result = CliRunner().invoke(cli, ["data", "sniff", str(tmp_path / name), "-o", str(out)])
+        assert result.exit_code == 0, result.output
+    assert "name: session_1\n" in (tmp_path / "Session 1.csv.yaml").read_text()
+    assert "name: session_2\n" in (tmp_path / "session-2.csv.yaml").read_text()
