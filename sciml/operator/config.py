@@ -62,12 +62,13 @@ class LevelConfig(Section):
 class OperatorConfig(Section):
     """Widths and mixers of every level, finest first; stem_width: channels of the linear patch map.
 
-    dropout: in training, of what mixers and feed-forward layers add and of what heads read. member_dropout: of whole
-    members of a set that is read by slots (a unit of a recording), for the slots alone."""
+    dropout: in training, of what mixers and feed-forward layers add. head_dropout: of what heads read. member_dropout:
+    of whole members of a set that is read by slots (a unit of a recording), for the slots alone."""
 
     levels: tuple[LevelConfig, ...] = Field(default=(LevelConfig(), LevelConfig(width=128)), min_length=1)
     stem: str = "patch"
     stem_width: int = Field(default=32, ge=4)
     condition_width: int = Field(default=64, ge=8)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    head_dropout: float = Field(default=0.0, ge=0, lt=1)
     member_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -121,7 +121,7 @@ class Operator(nn.Module):
         eagerly = self.compiled and runs_eagerly(batch, cache, second_order)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
-        read = F.dropout(F.rms_norm(tokens, tokens.shape[-1:]), self.config.dropout, self.training)
+        read = F.dropout(F.rms_norm(tokens, tokens.shape[-1:]), self.config.head_dropout, self.training)
         given = HeadInput(read, sizes, padded, geometry, port.stem.identities, levels)
         heads = {name: head(given) for name, head in port.heads.items()}
         on_lattice = {name for name, head in port.heads.items() if getattr(head, "on_lattice", False)}
