@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def open_hdf5(url: str | Path, limits: Limits = DEFAULT) -> Any:
     """
     file = raw_hdf5(url)
     try:
-        _check_hdf5(str(url), file, size_of(url), limits)
+        check_hdf5_objects(str(url), file, size_of(url), limits, _check_hdf5_array)
     except BaseException:
         file.close()
         raise
@@ -96,7 +96,9 @@ def raw_hdf5(url: str | Path) -> Any:
                          fix="copy it again; compare its size or checksum with the original") from None
 
 
-def _check_hdf5(where: str, file: Any, stored: int, limits: Limits) -> None:
+def check_hdf5_objects(where: str, file: Any, stored: int, limits: Limits,
+                       check_array: Callable[[str, str, Any, Limits], int]) -> None:
+    """All objects of an open file; `check_array` refuses a data set or says how many bytes it declares."""
     import h5py
 
     declared, soft = 0, list[tuple[str, str]]()
@@ -105,7 +107,7 @@ def _check_hdf5(where: str, file: Any, stored: int, limits: Limits) -> None:
             raise InputError(where, found=f"more than {limits.objects} objects", expected="fewer",
                              fix="split the file, or raise options.limits.objects in source.yaml")
         if isinstance(item, h5py.Dataset):
-            declared += _check_hdf5_array(where, name, item, limits)
+            declared += check_array(where, name, item, limits)
     for name, target in soft:
         if file.get(name) is None:
             raise InputError(where, key=name, found=f"soft link to {target}", expected="an object of this file",

@@ -25,29 +25,11 @@ def open_with_references(url: str | Path, limits: Limits) -> Any:
     """A guarded, read-only ``h5py.File`` as of `sciml.data.safety.open_hdf5`, object references let through."""
     file = safety.raw_hdf5(url)
     try:
-        _check(str(url), file, size_of(url), limits)
+        safety.check_hdf5_objects(str(url), file, size_of(url), limits, check_array)
     except BaseException:
         file.close()
         raise
     return file
-
-
-def _check(where: str, file: Any, stored: int, limits: Limits) -> None:
-    import h5py
-
-    declared, soft = 0, list[tuple[str, str]]()
-    for count, (name, item) in enumerate(safety._hdf5_objects(where, file, soft)):
-        if count >= limits.objects:
-            raise InputError(where, found=f"more than {limits.objects} objects", expected="fewer",
-                             fix="split the file, or raise options.limits.objects in source.yaml")
-        if isinstance(item, h5py.Dataset):
-            declared += check_array(where, name, item, limits)
-    for name, target in soft:
-        if file.get(name) is None:
-            raise InputError(where, key=name, found=f"soft link to {target}", expected="an object of this file",
-                             fix="copy what it points to into the file (h5copy)")
-    check_size(where, "/", (declared,), 1, limits.total_bytes, "all arrays together")
-    check_ratio(where, declared, stored, limits)
 
 
 def check_array(where: str, name: str, array: Any, limits: Limits) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sciml.adapter import Arrays, Metric, Question
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
-from sciml.domains.spikes.config import LABELLED, SpikesConfig
+from sciml.domains.spikes.config import LABELLED, SpikesConfig, reconfigured
 from sciml.domains.spikes.encode import (
     Frame,
     Window,
@@ -27,7 +27,7 @@ from sciml.domains.spikes.encode import (
     rate_target,
     window_of,
 )
-from sciml.domains.spikes.fitted import Fitted, fit_of, known
+from sciml.domains.spikes.fitted import Fitted, fit_of, known, same_units
 from sciml.domains.spikes.fitted import fit as fit_dataset
 from sciml.domains.spikes.floors import NAMES
 from sciml.domains.spikes.history import HistoryState
@@ -75,21 +75,13 @@ class Binned:
         return cls(validate(SpikesConfig, dict(config), where="domains.spikes"))
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        made = validate(SpikesConfig, dict(config), where="domains.spikes")
-        if made.tokens != self.config.tokens:
-            raise InputError("domains.spikes", key="tokens", found=made.tokens, expected=self.config.tokens,
-                             fix="pretrain another checkpoint: bins and events have other tokens")
-        return replace(self, config=made)
+        return replace(self, config=reconfigured(self.config, config))
 
     def fit(self, store: Store) -> Self:
         """Reads the training and validation splits only. See `sciml.domains.spikes.fitted.fit`. Raises `InputError` if
         the data set is known with other units: they are other rows."""
         fitted = fit_dataset(store, self.config)
-        old = self.datasets.get(fitted.name, fitted)
-        if (old.units, old.signal) != (fitted.units, fitted.signal):
-            raise InputError(store.url, key="unit", found=f"{len(fitted.units)} units of {fitted.signal}",
-                             expected=f"the {len(old.units)} units of {old.signal} that {fitted.name} was fitted with",
-                             fix="a new session is a data set of its own: give its store another name")
+        same_units(self.datasets, fitted, store.url)
         reference = self.reference_s or REFERENCE_BINS * fitted.bin_s
         return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference_s=reference)
 

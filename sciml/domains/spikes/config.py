@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from sciml.recipe import Section
+from sciml.errors import InputError
+from sciml.recipe import Section, validate
 
 Task = Literal["next", "masked", "behaviour", "state", "embedding"]
 LABELLED: tuple[Task, ...] = ("behaviour", "state", "embedding")
@@ -124,3 +126,12 @@ class SpikesConfig(Section):
         if "masked" in self.tasks and not (masks.time or masks.unit or masks.cell or masks.held_out):
             raise ValueError("tasks.masked hides nothing: give masks.time, unit or cell a share, or hold units out")
         return self
+
+
+def reconfigured(old: SpikesConfig, raw: Mapping[str, Any]) -> SpikesConfig:
+    """Another section for what was fitted under `old`. Raises `InputError` if it is not valid or has other tokens."""
+    made = validate(SpikesConfig, dict(raw), where="domains.spikes")
+    if made.tokens != old.tokens:
+        raise InputError("domains.spikes", key="tokens", found=made.tokens, expected=old.tokens,
+                         fix="pretrain another checkpoint: bins and events have other tokens")
+    return made

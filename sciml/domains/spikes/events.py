@@ -14,9 +14,9 @@ from torch import Tensor
 from sciml.adapter import Arrays, Metric, Question
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
-from sciml.domains.spikes.config import SpikesConfig
+from sciml.domains.spikes.config import SpikesConfig, reconfigured
 from sciml.domains.spikes.event_windows import EventSource, EventWindows, events_of, own_waits
-from sciml.domains.spikes.fitted import Fitted, fit_of, known
+from sciml.domains.spikes.fitted import Fitted, fit_of, known, same_units
 from sciml.domains.spikes.fitted import fit as fit_dataset
 from sciml.domains.spikes.hazard import HeldRate, Stretch, draw_event, exposure, make_edges, place
 from sciml.domains.spikes.layout import Layout
@@ -64,11 +64,7 @@ class Events:
         return cls(validate(SpikesConfig, dict(config), where="domains.spikes"))
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        made = validate(SpikesConfig, dict(config), where="domains.spikes")
-        if made.tokens != self.config.tokens:
-            raise InputError("domains.spikes", key="tokens", found=made.tokens, expected=self.config.tokens,
-                             fix="pretrain another checkpoint: bins and events have other tokens")
-        return replace(self, config=made)
+        return replace(self, config=reconfigured(self.config, config))
 
     def fit(self, store: Store) -> Self:
         """Rates and floor of the training split; nothing of test is read. Raises `InputError` without events."""
@@ -78,11 +74,7 @@ class Events:
                              fix="set domains.spikes.tokens: bins")
         quick = self.config.model_copy(update={"tasks": {}})
         fitted = fit_dataset(store, quick)
-        old = self.datasets.get(fitted.name, fitted)
-        if old.units != fitted.units:
-            raise InputError(store.url, key="unit", found=f"{len(fitted.units)} units",
-                             expected=f"the {len(old.units)} units that {fitted.name} was fitted with",
-                             fix="a new session is a data set of its own: give its store another name")
+        same_units(self.datasets, fitted, store.url)
         rate = mean_rate(fitted)
         floor = HeldRate.fit(EventSource(layout).stretches("train"), rate, self.config.slow_s)
         name, scale = fitted.name, self.scale_s or 1 / float(rate.sum())

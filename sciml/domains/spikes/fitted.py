@@ -48,7 +48,6 @@ class Columns:
                    np.array(config["std"], np.float64))
 
 
-NOTHING: Mapping[str, Any] = {"labels": (), "units": (), "mean": (), "std": ()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Fitted:
         return cls(name, tuple(config["units"]), float(config["bin_s"]),
                    History.restore(config["history"], part("history")), Columns.restore(config["behaviour"]),
                    Columns.restore(config["stimulus"]), tuple(config["held_out"]), floors,
-                   Columns.restore(config.get("states", NOTHING)), str(config.get("unit", "1")))
+                   Columns.restore(config["states"]), str(config["unit"]))
 
 
 def known(datasets: Mapping[str, Fitted], name: str, where: object) -> Fitted:
@@ -117,6 +116,15 @@ def known(datasets: Mapping[str, Fitted], name: str, where: object) -> Fitted:
         raise InputError(where, key="dataset", found=name, expected=f"one of {', '.join(datasets) or 'none yet'}",
                          fix="fit the adapter to its store first (sciml finetune)")
     return datasets[name]
+
+
+def same_units(datasets: Mapping[str, Fitted], fitted: Fitted, where: object) -> None:
+    """Raises `InputError` if the data set is known with other units: they are other rows."""
+    old = datasets.get(fitted.name, fitted)
+    if (old.units, old.signal) != (fitted.units, fitted.signal):
+        raise InputError(where, key="unit", found=f"{len(fitted.units)} units of {fitted.signal}",
+                         expected=f"the {len(old.units)} units of {old.signal} that {fitted.name} was fitted with",
+                         fix="a new session is a data set of its own: give its store another name")
 
 
 def fit_of(datasets: Mapping[str, Fitted], sample: xr.Dataset) -> Fitted:
