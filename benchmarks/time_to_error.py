@@ -29,7 +29,8 @@ import numpy as np
 from sciml.assets import benchmark, dataset
 from sciml.cli.bench import load_script
 from sciml.data.build import build
-from sciml.data.source import GroupSplit, SourceSpec, read_source
+from sciml.data.source import SourceSpec, read_source
+from sciml.data.split_config import GroupSplit
 from sciml.data.store import Store, open_store
 from sciml.report.bench import Bench, Row
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from sciml import __version__, registry
 from sciml.data import canonical
+from sciml.data.conventions import convention_of
 from sciml.data.schema import Provenance
 from sciml.data.source import FoundFile, SourceSpec, find_files
-from sciml.data.splits import make_splits, usual_split
+from sciml.data.splits import Clock, make_splits, together, usual_split
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.data.write import may_write
 from sciml.errors import InputError
@@ -31,8 +32,9 @@ def build(source: SourceSpec, out: str | os.PathLike[str], *, overwrite: bool = 
     """Build the store that `source` describes at `out`, in constant memory.
 
     Values that are not finite are counted and located; they are refused, or kept as NaN with ``missing: mask``. Labels,
-    of which not all are known, and parameters of spikes (no link has no delay) may be missing in either case. Raises
-    `InputError` on whatever is missing, contradictory or out of order; `out` is then as it was.
+    of which not all are known, and whatever else is often unknown in the domain (`sciml.data.conventions`) may be
+    missing in either case. Raises `InputError` on whatever is missing, contradictory or out of order; `out` is then as
+    it was.
     """
     may_write(os.fspath(out), overwrite)
     files = find_files(source)
@@ -56,11 +58,13 @@ def prepare(source: SourceSpec, files: list[FoundFile], *, command: str = "") ->
     dataset = _lead_with(dataset, (group_dim, *times))
     groups, steps = dataset.sizes[group_dim], dataset.sizes[times[0]] if times else 1
     dt = canonical.time_step(dataset, axes)
-    split = usual_split(source.split, source.domain, dt, axes[times[0]].unit if times else "", where=source.name)
+    clock = Clock(dt, axes[times[0]].unit) if times else None
+    split = usual_split(source.split, dataset, source.domain, clock, where=source.name)
     draft = StoreDraft(
         domain=source.domain, dataset=source.name, group_dim=group_dim, groups=groups, axes=axes, ragged=ragged, dt=dt,
         variables=canonical.describe_variables(dataset, source, group_dim),
-        splits=make_splits(split, groups, steps, group_dim=group_dim, where=source.name),
+        splits=make_splits(split, groups, steps, group_dim=group_dim, where=source.name,
+                           keys=together(split, dataset, group_dim, where=source.name)),
         provenance=provenance(source, files, command), licence=source.licence, citation=source.citation, notes=notes)
     if source.missing == "mask":
         dataset = dataset.assign({name: array.where(np.isfinite(array)).assign_attrs(array.attrs)
@@ -111,8 +115,7 @@ def account_for_missing(written: xr.Dataset, draft: StoreDraft, *, refuse: bool)
 
 
 def _may_be_missing(draft: StoreDraft, name: str) -> bool:
-    role = draft.variables[name].role
-    return role == "label" or (draft.domain == "spikes" and role == "parameter")
+    return draft.variables[name].role in convention_of(draft.domain).missing
 
 
 def locate_missing(array: xr.DataArray, most: int = 3) -> tuple[int, list[str]]:

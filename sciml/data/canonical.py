@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from sciml.data import ragged, units
+from sciml.data.conventions import convention_of
 from sciml.data.schema import AxisMeta, Role, Variable
 from sciml.data.source import SourceAxis, SourceSpec, SourceVariable
 from sciml.errors import InputError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 UNIFORM = 1e-3
-GROUP_DIMS = {"series": "series", "spikes": "recording"}
 WHOLE = ("boundary", "mask", "event", "rows")
 """Roles whose integers stay integers."""
 
@@ -28,7 +28,7 @@ def group_dim_of(dataset: xr.Dataset, spec: SourceSpec) -> str:
     if domain != spec.domain:
         raise InputError(spec.name, key="domain", found=f"{spec.domain} in the source file, {domain} in the data",
                          expected="one domain", fix=f"set domain: {domain}")
-    return str(dataset.attrs.get("group_dim", GROUP_DIMS.get(spec.domain, "trajectory")))
+    return str(dataset.attrs.get("group_dim", convention_of(spec.domain).group_dim))
 
 
 def select(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> tuple[xr.Dataset, dict[str, str]]:

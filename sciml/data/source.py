@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from sciml.assets import cache_folder
+from sciml.data.conventions import convention_of
 from sciml.data.guard import local_path
 from sciml.data.schema import Role
+from sciml.data.split_config import Split
 from sciml.errors import InputError
 from sciml.recipe import Section, read_yaml, validate
 
@@ -49,57 +51,12 @@ class SourceAxis(Section):
     uniform: bool = True
 
 
-class Fractions(Section):
-    train: float = Field(default=0.8, gt=0, le=1)
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _at_most_all(self) -> Fractions:
-        if self.train + self.validation + self.test > 1 + 1e-9:
-            raise ValueError("fractions add up to more than 1")
-        return self
-
-
-class Counts(Section):
-    train: int = Field(gt=0)
-    validation: int = Field(ge=0)
-    test: int = Field(ge=0)
-
-
-class GroupSplit(Section):
-    """Whole groups, drawn in an order given by `seed` (null: in the order of the file)."""
-
-    by: Literal["group"] = "group"
-    fractions: Fractions | None = None
-    counts: Counts | None = None
-    seed: int | None = Field(default=0, ge=0)
-
-
-class TimeSplit(Section):
-    """The same contiguous stretches of time in every group; `gap` steps are left out between them (null: as is usual
-    in the domain, a second for spikes, else none)."""
-
-    by: Literal["time"]
-    fractions: Fractions | None = None
-    counts: Counts | None = None
-    gap: int | None = Field(default=None, ge=0)
-
-
-def _as_split(value: Any) -> Any:
-    if isinstance(value, dict) and (value.get("by") not in ("group", "time") or {"shuffle", "random"} & value.keys()):
-        raise ValueError("by: group (whole groups) or by: time (contiguous blocks with a gap between them); windows "
-                         "are never drawn into splits at random: those beside a training window hold its answers")
-    return value
-
-
 def _as_files(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
     return [{"path": f} if isinstance(f, str) else f for f in value] if isinstance(value, list | tuple) else value
 
 
-Split = Annotated[Annotated[GroupSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]
 Files = Annotated[tuple[FileSource, ...], BeforeValidator(_as_files)]
 
 
@@ -129,16 +86,11 @@ class SourceSpec(Section):
         return self
 
 
-def usual_key(domain: object) -> Literal["group", "time"]:
-    """What a source of a domain is split by unless it says so."""
-    return "time" if domain == "spikes" else "group"
-
-
 def read_source(path: str | Path) -> SourceSpec:
     """A validated source.yaml; relative paths in `files` become relative to its folder. Raises `InputError`."""
     raw = read_yaml(path)
     if isinstance(raw.get("split"), dict):
-        raw["split"].setdefault("by", usual_key(raw.get("domain")))
+        raw["split"].setdefault("by", convention_of(raw.get("domain")).by)
     spec = validate(SourceSpec, raw, where=path)
     base = Path(path).resolve().parent
     files = tuple(f.model_copy(update={"path": _absolute(base, f.path)}) for f in spec.files)

@@ -6,74 +6,121 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 
 from sciml.data import units
+from sciml.data.conventions import convention_of
 from sciml.data.schema import Block, SplitName, Splits
-from sciml.data.source import Fractions, GroupSplit, TimeSplit, usual_key
+from sciml.data.split_config import Fractions, GroupSplit, TimeSplit
 from sciml.errors import InputError
 
 NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
-GAP_SECONDS = {"spikes": 1.0}
-"""By domain: what happens now shows in what happens so much later, so that much is left out between blocks of time."""
-FRACTIONS = {"spikes": Fractions(train=0.7, validation=0.1, test=0.2)}
+FEWEST = 10
+"""Of different values of what keeps groups together: with fewer, a split by them would be a split by chance."""
 
 
-def usual_split(split: GroupSplit | TimeSplit | None, domain: str, dt: float | None, unit: str, *,
+@dataclass(frozen=True)
+class Clock:
+    """The uniform time step, None if there is none, in `unit`."""
+
+    step: float | None
+    unit: str
+
+
+def usual_split(split: GroupSplit | TimeSplit | None, dataset: xr.Dataset, domain: str, clock: Clock | None, *,
                 where: object) -> GroupSplit | TimeSplit:
-    """What a source asks for, and what is usual in its domain where it doesn't say. dt: the time step in `unit`.
+    """What a source asks for, and what is usual in its domain (`sciml.data.conventions`) where it doesn't say.
 
-    Whole groups 80/10/10; for spikes contiguous blocks of time 70/10/20 with at least a second and a bin between them.
-    Raises `InputError` if that second can't be counted in steps.
+    Raises `InputError` if the usual gap can't be counted in steps.
 
-    >>> usual_split(None, "spikes", 0.02, "s", where="doc").gap
+    >>> usual_split(None, xr.Dataset(), "spikes", Clock(0.02, "s"), where="doc").gap
     50
     """
+    usual = convention_of(domain)
     if split is None:
-        split = GroupSplit() if usual_key(domain) == "group" else TimeSplit(by="time")
+        split = TimeSplit(by="time") if usual.by == "time" else _by_group(dataset, usual.together)
+    shares = split.fractions or (usual.fractions if split.counts is None else None)
     if isinstance(split, GroupSplit):
-        return split
-    shares = split.fractions or (FRACTIONS.get(domain) if split.counts is None else None)
-    return split.model_copy(update={"fractions": shares, "gap": _gap(split, domain, dt, unit, where)})
+        return split.model_copy(update={"fractions": shares})
+    gap = split.gap if split.gap is not None else _gap(usual.gap_s, clock, where)
+    return split.model_copy(update={"fractions": shares, "gap": gap})
 
 
-def _gap(split: TimeSplit, domain: str, dt: float | None, unit: str, where: object) -> int:
-    if split.gap is not None or domain not in GAP_SECONDS:
-        return split.gap or 0
-    if dt is None:
+def _by_group(dataset: xr.Dataset, together: str | None) -> GroupSplit:
+    if together is None or together not in dataset:
+        return GroupSplit()
+    if len(np.unique(dataset[together].values)) < FEWEST:
+        return GroupSplit(seed=None)
+    return GroupSplit(together=together)
+
+
+def _gap(seconds: float | None, clock: Clock | None, where: object) -> int:
+    if seconds is None:
+        return 0
+    if clock is None or clock.step is None:
         raise InputError(where, key="split.gap", found="no uniform time step", expected="steps to leave out between "
-                         f"blocks ({GAP_SECONDS[domain]:g} s)", fix="give it: split: {by: time, gap: STEPS}")
-    return max(1, math.ceil(GAP_SECONDS[domain] / (dt * units.seconds_per(unit, where=where, key="time")) - 1e-6))
+                         f"blocks ({seconds:g} s)", fix="give it: split: {by: time, gap: STEPS}")
+    return max(1, math.ceil(seconds / (clock.step * units.seconds_per(clock.unit, where=where, key="time")) - 1e-6))
 
 
-def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group_dim: str, where: object) -> Splits:
-    """Blocks of all three splits. steps: length of the time axis (1 without one); a gap of None is none.
+def together(split: GroupSplit | TimeSplit, dataset: xr.Dataset, group_dim: str, *, where: object) -> np.ndarray | None:
+    """``(groups,)`` numbers that name what each group belongs to, or None if every group stands for itself.
+
+    Raises `InputError` unless the variable is there with one finite number per group.
+    """
+    name = split.together if isinstance(split, GroupSplit) else None
+    if name is None:
+        return None
+    found = "no such variable" if name not in dataset else f"dimensions {dataset[name].dims}"
+    if name not in dataset or dataset[name].dims != (group_dim,) or not np.isfinite(dataset[name].values).all():
+        raise InputError(where, key="split.together", found=f"{name}: {found}",
+                         expected=f"a variable of one number per {group_dim}",
+                         fix="name one that the data have, or leave together out")
+    return np.asarray(dataset[name].values)
+
+
+def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group_dim: str, where: object,
+                keys: np.ndarray | None = None) -> Splits:
+    """Blocks of all three splits. steps: length of the time axis (1 without one); a gap of None is none. keys: of
+    `together`; then counts and fractions are of different keys.
 
     Raises `InputError` if there are fewer groups, or time steps, than the split asks for.
 
-    >>> from sciml.data.source import Counts
+    >>> from sciml.data.split_config import Counts
     >>> made = make_splits(TimeSplit(by="time", counts=Counts(train=5, validation=2, test=2), gap=1), 1, 12,
     ...                    group_dim="series", where="doc")
     >>> [(b.start, b.stop) for name in ("train", "validation", "test") for b in made.of(name)]
     [(0, 5), (6, 8), (9, 11)]
     """
-    whole = groups if isinstance(split, GroupSplit) else steps
+    members = _members(keys, groups)
+    whole = len(members) if isinstance(split, GroupSplit) else steps
     gap = (split.gap or 0) if isinstance(split, TimeSplit) else 0
     gaps = 2 * gap
     counts = _counts(split, whole - gaps, where)
     if sum(counts) + gaps > whole:
-        what = group_dim if isinstance(split, GroupSplit) else "time steps"
+        what = (split.together or group_dim) if isinstance(split, GroupSplit) else "time steps"
         raise InputError(where, key="split", found=f"{whole} {what}", expected=f"at least {sum(counts) + gaps}",
                          fix="lower counts or gap")
     if isinstance(split, GroupSplit):
-        order = np.arange(groups) if split.seed is None else np.random.default_rng(split.seed).permutation(groups)
+        order = np.arange(whole) if split.seed is None else np.random.default_rng(split.seed).permutation(whole)
         cuts = np.split(order, np.cumsum(counts))[:3]
-        blocks = [tuple(Block(group=int(g), start=0, stop=steps) for g in sorted(cut)) for cut in cuts]
+        blocks = [tuple(Block(group=int(g), start=0, stop=steps) for g in sorted(m for i in cut for m in members[i]))
+                  for cut in cuts]
         drawn = "in order" if split.seed is None else f"drawn with seed {split.seed}"
-        return Splits(key=f"{group_dim}, {drawn}", train=blocks[0], validation=blocks[1], test=blocks[2])
+        key = f"{split.together or group_dim}, {drawn}"
+        return Splits(key=key, train=blocks[0], validation=blocks[1], test=blocks[2])
     starts = [0, counts[0] + gap, counts[0] + counts[1] + 2 * gap]
     blocks = [tuple(Block(group=g, start=s, stop=s + n) for g in range(groups) if n)
               for s, n in zip(starts, counts, strict=True)]
     return Splits(key=f"time, gap {gap}", gap=gap, train=blocks[0], validation=blocks[1], test=blocks[2])
+
+
+def _members(keys: np.ndarray | None, groups: int) -> list[np.ndarray]:
+    """Groups of every different key, keys in order of appearance."""
+    if keys is None:
+        return list(np.arange(groups)[:, None])
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return [np.flatnonzero(which == key) for key in np.argsort(first)]
 
 
 @dataclass(frozen=True)

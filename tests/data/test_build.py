@@ -16,7 +16,8 @@ import xarray as xr
 from sciml import registry
 from sciml.cli import run
 from sciml.data.build import build
-from sciml.data.source import Counts, FileSource, Fractions, GroupSplit, SourceSpec, TimeSplit, find_files, read_source
+from sciml.data.source import FileSource, SourceSpec, find_files, read_source
+from sciml.data.split_config import Counts, Fractions, GroupSplit, TimeSplit
 from sciml.data.splits import make_splits
 from sciml.data.store import Store, open_store
 from sciml.errors import InputError
@@ -41,7 +42,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Store
     def make(change: Change = lambda d: None, **source: Any) -> Store:
         data = canonical()
         data = data if (changed := change(data)) is None else changed
-        monkeypatch.setattr(registry, "find", lambda group, name, *, where="": lambda options: data)
+        find = registry.find
+        monkeypatch.setattr(registry, "find", lambda group, name, *, where="": (
+            (lambda options: data) if group == "sciml.data.builders" else find(group, name, where=where)))
         return build(SourceSpec(**{"name": "toy", "domain": "fields", "builder": "toy", **source}), tmp_path / "s.zarr")
     return make
 

@@ -67,7 +67,9 @@ def described(**holes: bool) -> xr.Dataset:
 @pytest.mark.parametrize(("hole", "passes"), [("behaviour_value", True), ("delay", True), ("count", False)])
 def test_unknown_labels_and_delays_are_noted_but_unknown_counts_refused(
         hole: str, passes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find", lambda group, name, *, where="": lambda options: described(**{hole: True}))
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda group, name, *, where="": (
+        (lambda options: described(**{hole: True})) if group == "sciml.data.builders" else find(group, name)))
     spec = SourceSpec.model_validate({"name": "lab", "domain": "spikes", "builder": "made", "split": SPLIT})
     if not passes:
         with pytest.raises(InputError, match=r"\[count\]: found 1 of 180 values not finite"):

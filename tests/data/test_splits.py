@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.source import TimeSplit, read_source
-from sciml.data.splits import check_leak, make_splits, usual_split
+from sciml.data.source import read_source
+from sciml.data.split_config import GroupSplit, TimeSplit
+from sciml.data.splits import Clock, check_leak, make_splits, together, usual_split
 from sciml.errors import InputError
 
 Make = Callable[..., Any]
@@ -26,14 +29,32 @@ def test_the_usual_split_of_spikes_is_blocks_of_time_a_second_apart(built: Make,
     assert check_leak(splits) == []
     assert built(spikes(), "g", split={"by": "group", "seed": None}).meta.splits.key == "recording, in order"
     assert built(spikes(), "n", split={"by": "time", "gap": 0}).meta.splits.gap == 0
-    assert usual_split(None, "spikes", 2.0, "s", where="t").gap == 1  # type: ignore[union-attr]
-    assert usual_split(None, "spikes", 1.0, "ms", where="t").gap == 1000  # type: ignore[union-attr]
-    assert usual_split(TimeSplit(by="time"), "fields", 0.1, "s", where="t").gap == 0  # type: ignore[union-attr]
+    none = xr.Dataset()
+    assert usual_split(None, none, "spikes", Clock(2.0, "s"), where="t").gap == 1  # type: ignore[union-attr]
+    assert usual_split(None, none, "spikes", Clock(1.0, "ms"), where="t").gap == 1000  # type: ignore[union-attr]
+    timed = usual_split(TimeSplit(by="time"), none, "fields", Clock(0.1, "s"), where="t")
+    assert timed.gap == 0  # type: ignore[union-attr]
     with pytest.raises(InputError, match=r"\[split.gap\]: found no uniform time step"):
-        usual_split(None, "spikes", None, "s", where="t")
+        usual_split(None, none, "spikes", None, where="t")
     (tmp_path / "source.yaml").write_text(json.dumps(
         {"name": "toy", "domain": "spikes", "builder": "toy", "split": {"gap": 7}}))
     assert read_source(tmp_path / "source.yaml").split == TimeSplit(by="time", gap=7)
+
+
+def test_configurations_of_one_molecule_stay_in_one_split_and_trajectories_of_a_few_in_order() -> None:
+    molecule = np.repeat(np.arange(20), 3)[np.random.default_rng(0).permutation(60)]
+    many = xr.Dataset({"molecule": ("configuration", molecule)})
+    split = usual_split(None, many, "molecules", None, where="t")
+    cut = make_splits(split, 60, 1, group_dim="configuration", where="t",
+                      keys=together(split, many, "configuration", where="t"))
+    found = [{int(molecule[b.group]) for b in cut.of(name)} for name in ("train", "validation", "test")]  # type: ignore[arg-type]
+    assert [len(f) for f in found] == [16, 2, 2]
+    assert len(set.union(*found)) == 20
+    assert sum(len(cut.of(name)) for name in ("train", "validation", "test")) == 60  # type: ignore[arg-type]
+    few = many.assign(molecule=many["molecule"] * 0)
+    assert usual_split(None, few, "molecules", None, where="t").seed is None  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"split.together.*found mass: no such variable"):
+        together(GroupSplit(together="mass"), few, "configuration", where="t")
 
 
 @pytest.mark.parametrize("split", [{"by": "shuffle"}, {"by": "random"}, {"by": "time", "shuffle": True},

@@ -1,0 +1,5 @@
+"""Series."""
+
+from sciml.data.conventions import Convention
+
+PLUGIN = Convention(group_dim="series")

@@ -1,0 +1,58 @@
+"""The ``split`` of a source file: what train, validation and test are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sciml.recipe import Section
+
+
+class Fractions(Section):
+    train: float = Field(default=0.8, gt=0, le=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Fractions:
+        if self.train + self.validation + self.test > 1 + 1e-9:
+            raise ValueError("fractions add up to more than 1")
+        return self
+
+
+class Counts(Section):
+    train: int = Field(gt=0)
+    validation: int = Field(ge=0)
+    test: int = Field(ge=0)
+
+
+class GroupSplit(Section):
+    """Whole groups, drawn in an order given by `seed` (null: in the order of the file). together: a variable with one
+    number per group; groups of equal ones are never parted."""
+
+    by: Literal["group"] = "group"
+    together: str | None = None
+    fractions: Fractions | None = None
+    counts: Counts | None = None
+    seed: int | None = Field(default=0, ge=0)
+
+
+class TimeSplit(Section):
+    """The same contiguous stretches of time in every group; `gap` steps are left out between them (null: as is usual
+    in the domain)."""
+
+    by: Literal["time"]
+    fractions: Fractions | None = None
+    counts: Counts | None = None
+    gap: int | None = Field(default=None, ge=0)
+
+
+def _as_split(value: Any) -> Any:
+    if isinstance(value, dict) and (value.get("by") not in ("group", "time") or {"shuffle", "random"} & value.keys()):
+        raise ValueError("by: group (whole groups) or by: time (contiguous blocks with a gap between them); windows "
+                         "are never drawn into splits at random: those beside a training window hold its answers")
+    return value
+
+
+Split = Annotated[Annotated[GroupSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]
