@@ -6,7 +6,7 @@ output lives (identity, log-rate, logit) in normalised units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -20,6 +20,7 @@ from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
 Sample = xr.Dataset
 Arrays = Mapping[str, np.ndarray]
+Operate = Callable[[TokenBatch], Outputs]
 
 
 class Windows(Protocol):
@@ -67,20 +68,21 @@ class Question:
 @dataclass(frozen=True)
 class Metric:
     """A score per sample: lower is better unless `higher`, neither if that is None; `null` is the value a model without
-    knowledge gets."""
+    knowledge gets. root: scores are squares, and the root of their mean is shown."""
 
     name: str
     unit: str
     reduction: str
     higher: bool | None = False
     null: float | None = None
+    root: bool = False
 
 
 class DomainAdapter(Protocol):
     """One domain. Frozen; `fit` returns a copy that also knows another data set.
 
     name: the domain. baseline_name: the floor's, in tables. differentiate: inputs that outputs are differentiated by
-    (``("coord",)``: forces); the predictor then tracks them. objective: name in ``sciml.objectives``.
+    in `derive` (``("coord",)``: forces), for which gradients are then on. objective: name in ``sciml.objectives``.
     """
 
     @property
@@ -135,8 +137,9 @@ class DomainAdapter(Protocol):
         """Link-space predictions by head → physical units and coordinates, leading dimension ``sample``."""
         ...
 
-    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
-        """Add heads that are derivatives of others (forces); most domains return `outputs` as it is."""
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        """The outputs of a batch. Most domains return ``operate(batch)``; forces are a derivative of its energy by the
+        coordinates, and create_graph keeps what a derivative of those needs."""
         ...
 
     def initial(self, sample: Sample) -> State:

@@ -189,8 +189,9 @@ def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, o
         lost = bool((~np.isfinite(a) & np.isfinite(b)).any())
         if lost:
             interval = replace(interval, difference=math.nan, low=math.nan, high=math.nan)
+        ours_mean, floor_mean = (float(_mean(x, 0)) ** (0.5 if metric.root else 1) for x in (a, b))
         result.scores.append(Row(
-            question.name, metric.name, metric.unit, float(_mean(a, 0)), float(_mean(b, 0)),
+            question.name, metric.name, metric.unit, ours_mean, floor_mean,
             question.baseline_name or adapter.baseline_name,
             interval, "worse" if lost else "" if metric.higher is None else interval.verdict(higher=metric.higher),
             len(a)))

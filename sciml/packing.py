@@ -88,7 +88,16 @@ def _pack_axis(axes: Sequence[Axis], counts: Sequence[int]) -> Axis:
     coord = join([a.coord for a in axes])
     assert coord is not None
     return replace(axes[0], coord=coord, segment=torch.cat(segments, 1), ids=join([a.ids for a in axes]),
-                   measure=join([a.measure for a in axes]))
+                   measure=join([a.measure for a in axes]), period=_pack_cells(axes, counts))
+
+
+def _pack_cells(axes: Sequence[Axis], counts: Sequence[int]) -> Tensor | None:
+    """Cells ``(S, 3, 3)`` of all samples, zero for one that has none; a period ``(d,)`` is the same for all."""
+    cells = next((a.period for a in axes if a.period is not None), None)
+    if cells is None or cells.ndim == 1:
+        return cells
+    return torch.cat([cells.new_zeros(count, 3, 3) if axis.period is None else axis.period
+                      for axis, count in zip(axes, counts)])
 
 
 def _widen(t: Tensor, dim: int, size: int) -> Tensor:
@@ -173,7 +182,9 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
             return a
         assert coord is not None
         segment = None if a.segment is None else torch.zeros(1, len(index), dtype=torch.long)
-        return replace(a, coord=coord, measure=own(a.measure, along), ids=own(a.ids, along), segment=segment)
+        period = a.period[i: i + 1] if a.period is not None and a.period.ndim == 3 and which == place else a.period
+        return replace(a, coord=coord, measure=own(a.measure, along), ids=own(a.ids, along), segment=segment,
+                       period=period)
 
     def target(t: Target) -> Target:
         spectrum = None if t.spectrum is None else t.spectrum[i: i + 1]

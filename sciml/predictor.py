@@ -76,12 +76,8 @@ class Predictor:
 def forward(adapter: DomainAdapter, operator: nn.Module, batch: TokenBatch, cache: Cache | None = None,
             create_graph: bool = False) -> Outputs:
     """Operator and derived heads. create_graph: keep what a second derivative (training on forces) needs."""
-    if "coord" in adapter.differentiate:
-        batch = replace(batch, axes=tuple(
-            replace(axis, coord=axis.coord.detach().requires_grad_()) if axis.segment is not None else axis
-            for axis in batch.axes))
-    outputs = operator(batch, cache, second_order=create_graph and bool(adapter.differentiate))
-    return adapter.derive(batch, outputs, create_graph)
+    second_order = create_graph and bool(adapter.differentiate)
+    return adapter.derive(batch, lambda given: operator(given, cache, second_order=second_order), create_graph)
 
 
 def predictions(batch: TokenBatch, outputs: Outputs) -> dict[str, torch.Tensor]:

@@ -43,9 +43,14 @@ def rollout(predictor: Predictor, initial: State, steps: int) -> Iterator[State]
     state = initial
     for _ in range(steps):
         state = predictor.step(state)
-        if not bool(torch.isfinite(state.batch.values).all()):
+        if not is_finite(state):
             raise BlowUp(state.step, ", ".join(state.batch.sources))
         yield state
+
+
+def is_finite(state: State) -> bool:
+    """Whether all values and places are."""
+    return all(bool(torch.isfinite(t).all()) for t in (state.batch.values, *(a.coord for a in state.batch.axes)))
 
 
 def rollout_dataset(predictor: Predictor, dataset: Sample, steps: int) -> xr.Dataset:
@@ -78,7 +83,7 @@ def frame(observed: xr.Dataset, sample: Sample) -> xr.Dataset:
         "sample", "time", ...)
 
 
-MOVING = ("coord", "ids", "segment", "measure")  # what a step may change of an axis
+MOVING = ("coord", "ids", "segment", "measure", "period")  # what a step may change of an axis
 
 
 def dump_state(state: State) -> tuple[str, dict[str, Tensor]]:

@@ -22,7 +22,7 @@ class Axis:
 
     coord: ``(B or 1, n, d)`` in reference lengths of the domain; d = 0 for identity only, 3 for packed points.
     unit: of the coordinate before it was divided by the reference length. period: ``(d,)`` in the same lengths as
-    coord, or a ``(B or 1, 3, 3)`` cell. measure: ``(B or 1, n)`` quadrature weight, 0 for padding. ids: ``(B or 1, n)``
+    coord, or ``(S, 3, 3)`` cells of packed samples, rows lattice vectors, zero where not periodic. measure: ``(B or 1, n)`` quadrature weight, 0 for padding. ids: ``(B or 1, n)``
     rows of the embedding `namespace`. segment: ``(1, n)`` which packed sample an index belongs to, ascending.
     """
 
@@ -233,8 +233,9 @@ class TokenSpec:
 
     channels, lattice and vector conditions by name; identities: namespace → names, in row order; patch: that many
     cells of a coarsened axis make one token; patch_length: their length in reference lengths, if it is to stay the same
-    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``. slots:
-    what reads the members of a set, where a token for each would be too many.
+    on other grids (then the number of cells follows the grid); pair_bias: name in ``sciml.operator.biases``. stem: name
+    in ``sciml.operator.stems``, empty for the one of the recipe. slots: what reads the members of a set, where a token
+    for each would be too many.
     """
 
     domain: str
@@ -246,15 +247,16 @@ class TokenSpec:
     patch: int = 1
     patch_length: float | None = None
     pair_bias: str | None = None
+    stem: str = ""
     slots: Slots | None = None
     context: TokenSpec | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 
     def merge(self, other: TokenSpec) -> TokenSpec:
         """The union with another data set of the same domain: known rows keep their place, new ones follow."""
-        ours, theirs = ((spec.domain, spec.patch, spec.pair_bias, spec.slots) for spec in (self, other))
+        ours, theirs = ((spec.domain, spec.patch, spec.pair_bias, spec.stem, spec.slots) for spec in (self, other))
         if ours != theirs:
-            raise ValueError(f"cannot merge {theirs} into {ours} (domain, patch, pair bias, slots)")
+            raise ValueError(f"cannot merge {theirs} into {ours} (domain, patch, pair bias, stem, slots)")
         def union(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
             return tuple(dict.fromkeys((*a, *b)))
         spaces = dict.fromkeys((*self.identities, *other.identities))

@@ -29,14 +29,15 @@ class Ports(nn.Module):
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
         super().__init__()
         width = config.levels[0].width
-        make_stem = registry.find("sciml.operator.stems", "population" if spec.slots else config.stem)
-        self.stem = make_stem(spec, config.stem_width, width)
-        if spec.slots is not None:
-            self.stem.member_dropout = config.member_dropout
+        make_stem = registry.find("sciml.operator.stems", spec.stem or config.stem)
+        self.stem = make_stem(spec, config)
         self.heads = nn.ModuleDict({name: registry.find("sciml.operator.heads", head.kind)(
             spec, head, config.stem_width, width) for name, head in spec.heads.items()})
         self.conditions = ConditionVector(spec.vector_conditions, config.condition_width)
-        self.context_stem = None if spec.context is None else make_stem(spec.context, config.stem_width, width)
+        self.context_stem = None
+        if spec.context is not None:
+            make_stem = registry.find("sciml.operator.stems", spec.context.stem or config.stem)
+            self.context_stem = make_stem(spec.context, config)
         self.biases = nn.ModuleDict()
         if spec.pair_bias is not None:
             make_bias = registry.find("sciml.operator.biases", spec.pair_bias)

@@ -21,7 +21,7 @@ def spec(slots: int = 2, units: tuple[str, ...] = UNITS, patch: int = 1) -> Toke
     return TokenSpec(
         "crowd", ("crowd/count",), {"rate": HeadSpec("members", ("crowd/count",), link="log"),
                                 "behaviour": HeadSpec("along_time", ("crowd/vx", "crowd/vy"))},
-        lattice_conditions=("drift", "light"), identities={"a/unit": units}, slots=Slots("unit", slots, ("drift",)),
+        lattice_conditions=("drift", "light"), identities={"a/unit": units}, stem="population", slots=Slots("unit", slots, ("drift",)),
         patch=patch)
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from sciml import tokens
-from sciml.adapter import Arrays, Metric, Question, Sample
+from sciml.adapter import Arrays, Metric, Operate, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.fields import contract as contracts
@@ -181,8 +181,8 @@ class Fields:
             states[name] = (dims, (normal[..., i].double() * s.scale + s.center).to(normal.dtype).numpy(), attrs)
         return xr.Dataset(states, coords=coords, attrs={"domain": self.name, "dataset": batch.dataset})
 
-    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
-        return outputs
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        return operate(batch)
 
     def initial(self, sample: Sample) -> State:
         """The state at the sample's first time. Forcings that change in time must be given for all steps to come."""

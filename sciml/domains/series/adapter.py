@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Question, Windows
+from sciml.adapter import Arrays, Metric, Operate, Question, Windows
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
@@ -112,8 +112,8 @@ class Series:
         values = predictions[HEAD].expand(batch.values.shape)[..., past:, 0]
         return self._dataset(batch, values, _ticks(batch)[:, past:], known=known)
 
-    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
-        return outputs
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        return operate(batch)
 
     def initial(self, sample: xr.Dataset) -> State:
         """From a look-back; the truth, if the sample has one, is not used."""

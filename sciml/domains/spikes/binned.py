@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Question
+from sciml.adapter import Arrays, Metric, Operate, Question
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.spikes.config import LABELLED, SpikesConfig, reconfigured
@@ -105,6 +105,7 @@ class Binned:
         return TokenSpec(
             domain=self.name, channels=channels, heads=heads, lattice_conditions=frame.lattice_conditions,
             identities={f"{name}/unit": fit.units for name, fit in self.datasets.items()}, patch=self.config.patch,
+            stem="population" if self.config.slots else "",
             slots=Slots("unit", self.config.slots, own) if self.config.slots else None,
             units={channel(fit): fit.unit for fit in fits})
 
@@ -170,8 +171,8 @@ class Binned:
         made = self._dataset(batch, "behaviour_value", "behaviour", value.numpy() * own.std + own.mean, mask)
         return made.assign_coords(behaviour=list(own.labels), behaviour_unit=("behaviour", list(own.units)))
 
-    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
-        return outputs
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        return operate(batch)
 
     def initial(self, sample: xr.Dataset) -> State:
         """From the first `look_back` bins (attribute; default all); the truth after them is not used, but covariates

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sciml.operator.config import OperatorConfig
 from sciml.operator.lattice import coarsen
 from sciml.operator.named import NamedRows, NamedTables
 from sciml.operator.patch import Taps, fold
@@ -20,8 +21,9 @@ class PatchStem(nn.Module):
     and the widening are multiplied into a single matrix before they meet the data.
     """
 
-    def __init__(self, spec: TokenSpec, stem_width: int, width: int) -> None:
+    def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
         super().__init__()
+        stem_width, width = config.stem_width, config.levels[0].width
         self.values = NamedRows(spec.channels, stem_width, std=1.0)
         self.missing = NamedRows(spec.channels, stem_width, std=0.5)
         self.given = NamedRows(spec.lattice_conditions, stem_width, std=1.0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from sciml.operator.config import OperatorConfig
 from sciml.operator.lattice import coarsen
 from sciml.operator.named import NamedRows, NamedTables, key
 from sciml.operator.patch import Taps, fold
@@ -26,11 +27,10 @@ class PopulationStem(nn.Module):
     the patch stem.
     """
 
-    member_dropout = 0.0
-
-    def __init__(self, spec: TokenSpec, stem_width: int, width: int) -> None:
+    def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
         super().__init__()
         assert spec.slots is not None
+        stem_width, width, self.member_dropout = config.stem_width, config.levels[0].width, config.member_dropout
         self.axis, self.num_slots, self.stem_width = spec.slots.axis, spec.slots.count, stem_width
         self.members = nn.ModuleDict()
         self.given = NamedRows((), stem_width, std=1.0)

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from sciml import tokens
+from sciml.adapter import Operate
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
 from tiny_domains.common import Arrays, MemoryStore, Tiny, memory_store, tensor
 
@@ -81,10 +82,12 @@ class Atoms(Tiny):
         return TokenBatch(self.name, self.dataset, mass, (CHANNEL,), (axis,), targets=targets,
                           sources=(sample.attrs["source"],))
 
-    def derive(self, batch: TokenBatch, outputs: Outputs, create_graph: bool) -> Outputs:
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
         """F = −∂E/∂r in eV/Å, in units of its residual scale."""
         energy_scale, force_scale = (float(s) for s in self.baseline["scale"])
-        slope, = torch.autograd.grad(outputs[ENERGY].sum(), batch.axes[0].coord, create_graph=create_graph)
+        coord = batch.axes[0].coord.detach().requires_grad_()
+        outputs = operate(replace(batch, axes=(replace(batch.axes[0], coord=coord),)))
+        slope, = torch.autograd.grad(outputs[ENERGY].sum(), coord, create_graph=create_graph)
         heads = outputs.heads if create_graph else {k: v.detach() for k, v in outputs.heads.items()}
         return replace(outputs, heads={**heads, FORCES: -slope * (energy_scale / LENGTH / force_scale)})
 

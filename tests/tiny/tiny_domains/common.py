@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Metric, Question
+from sciml.adapter import Metric, Operate, Question
 from sciml.data.schema import AxisMeta, Block, Provenance, Splits, StoreMeta, Variable
-from sciml.tokens import Outputs
+from sciml.tokens import Outputs, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Tiny:
     def starts(self, store: MemoryStore, split: str) -> list[xr.Dataset]:
         return store.of(split)
 
-    def derive(self, batch: Any, outputs: Outputs, create_graph: bool) -> Outputs:
-        return outputs
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        return operate(batch)
 
     def questions(self, store: MemoryStore, split: str) -> list[Question]:
         return [Question("direct", self.open(store, split))]  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""From a configuration to a batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from sciml import tokens
+from sciml.domains.molecules.config import MoleculesConfig
+from sciml.domains.molecules.elements import symbols_of
+from sciml.domains.molecules.fitted import Fitted, count_elements
+from sciml.errors import InputError
+from sciml.tokens import Conditions, Target, TokenBatch
+
+DOMAIN, ELEMENT, FORCES, STRESS = "molecules", "element", "forces", "stress"
+NEAREST_ANGSTROM = 0.3
+NEUTRAL = {"charge": 0.0, "spin": 1.0}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is common to all data sets: elements in the order of their rows, conditions on charge and spin."""
+
+    config: MoleculesConfig
+    elements: tuple[str, ...]
+    conditions: tuple[str, ...]
+
+
+def encode_configuration(fit: Fitted, frame: Frame, sample: xr.Dataset) -> TokenBatch:
+    """``number (atom)``, ``position (atom, xyz)`` Å, ``cell``, ``periodic``, ``charge``, ``spin`` and labels, as far as
+    they are there. Raises `InputError` on what can't be atoms, or not ones that the checkpoint knows."""
+    where, config = sample.attrs.get("source", "sample"), frame.config
+    numbers = np.asarray(sample["number"].values).astype(np.int64)
+    position = np.asarray(sample["position"].values, dtype=np.float64)
+    ids = _ids(numbers, frame, where)
+    cell = cell_of(sample, where)
+    check_places(position, cell, where)
+    if cell is not None and config.mode == "cartesian":
+        raise InputError(where, key="cell", found="a periodic cell", expected="a molecule, in cartesian mode",
+                         fix="set domains.molecules.mode: geometric")
+    centre = position.mean(0, keepdims=True)
+    axis = tokens.identity("atom", torch.from_numpy(ids), ELEMENT, unit="angstrom",
+                           coord=_tensor((position - centre) / config.cutoff_angstrom),
+                           segment=torch.zeros(len(ids), dtype=torch.long))
+    if cell is not None:
+        axis = replace(axis, period=_tensor(cell[None] / config.cutoff_angstrom))
+    vector = {name: _tensor([_number(sample, name, NEUTRAL[name]) - NEUTRAL[name]]) for name in frame.conditions}
+    counts = count_elements(numbers, np.array([len(numbers)]), fit.elements)
+    return TokenBatch(DOMAIN, fit.name, _tensor(np.zeros((1, len(ids), 0))), (), (axis,),
+                      conditions=Conditions(vector=vector), targets=_targets(fit, config, sample, counts, cell),
+                      sources=(str(where),))
+
+
+def _ids(numbers: np.ndarray, frame: Frame, where: object) -> np.ndarray:
+    if not len(numbers):
+        raise InputError(where, key="number", found="no atoms", expected="at least one", fix="leave the frame out")
+    symbols = symbols_of(numbers, where)
+    unknown = sorted(set(symbols) - set(frame.elements))
+    if unknown:
+        raise InputError(where, key="number", found=f"{', '.join(unknown)}, unknown to this checkpoint",
+                         expected=f"elements among {', '.join(frame.elements)}",
+                         fix="fine-tune it on data with these elements: sciml finetune")
+    return np.array([frame.elements.index(symbol) for symbol in symbols])
+
+
+def cell_of(sample: xr.Dataset, where: object) -> np.ndarray | None:
+    """``(3, 3)`` lattice vectors in Å, zero where not periodic; None if nothing is. Raises `InputError` on a cell
+    without ``periodic`` flags and on vectors that span no volume."""
+    if "cell" not in sample or not np.asarray(sample["cell"].values).any():
+        return None
+    if "periodic" not in sample:
+        raise InputError(where, key="periodic", found="a cell without flags", expected="0 or 1 for each lattice vector",
+                         fix="say which directions are periodic (ASE: atoms.pbc)")
+    flags = np.asarray(sample["periodic"].values).astype(bool)
+    cell = np.where(flags[:, None], np.asarray(sample["cell"].values, dtype=np.float64), 0.0)
+    if not flags.any():
+        return None
+    if np.linalg.matrix_rank(cell[flags]) < flags.sum() or not np.isfinite(cell).all():
+        raise InputError(where, key="cell", found=f"{cell.tolist()}", expected="independent periodic lattice vectors",
+                         fix="correct the cell or the flags")
+    return cell
+
+
+def check_places(position: np.ndarray, cell: np.ndarray | None, where: object) -> None:
+    """Raises `InputError` on places that are not finite, and on atoms nearer than 0.3 Å."""
+    if not np.isfinite(position).all():
+        at = int(np.argmax(~np.isfinite(position).all(1)))
+        raise InputError(where, key="position", found=f"{position[at]} of atom {at}", expected="finite places",
+                         fix="repair or leave out the frame")
+    from scipy.spatial import cKDTree
+
+    near = cKDTree(position).query_pairs(NEAREST_ANGSTROM, output_type="ndarray")
+    if len(near):
+        i, j = near[0]
+        apart = np.linalg.norm(position[i] - position[j])
+        raise InputError(where, key="position", found=f"atoms {i} and {j} {apart:.3g} Å apart",
+                         expected=f"at least {NEAREST_ANGSTROM} Å",
+                         fix="remove one of them, or check the unit of length")
+
+
+def _targets(fit: Fitted, config: MoleculesConfig, sample: xr.Dataset, counts: np.ndarray,
+             cell: np.ndarray | None) -> dict[str, Target]:
+    """Labels less their references, which would cost energies of 10⁵ eV their meV in float32."""
+    atoms, made = counts.sum(), {}
+    for name, references in fit.references.items():
+        value = _number(sample, name, np.nan) - references.predict(counts)[0]
+        made[name] = _target(np.array([[value]]), fit.scales[name])
+    if config.forces != "none":
+        forces = _array(sample, FORCES, (int(atoms), 3))
+        made[FORCES] = _target(forces[None], fit.force_scale)
+    if config.forces == "gradient" and cell is not None:
+        volume = volume_of(cell)
+        made[STRESS] = _target(_array(sample, STRESS, (6,))[None], fit.force_scale * float(atoms) / volume)
+    return made
+
+
+def volume_of(cell: np.ndarray) -> float:
+    """Å³, or Å² and Å where fewer directions are periodic."""
+    vectors = cell[(cell != 0).any(1)]
+    return float(np.sqrt(np.linalg.det(vectors @ vectors.T)))
+
+
+def _target(value: np.ndarray, scale: float) -> Target:
+    known = np.isfinite(value)
+    return Target(_tensor(np.where(known, value, 0.0)), torch.from_numpy(known), torch.zeros([1] * value.ndim),
+                  torch.full([1] * value.ndim, scale, dtype=torch.get_default_dtype()))
+
+
+def _number(sample: Mapping[Any, Any], name: str, default: float) -> float:
+    return float(sample[name].values) if name in sample else default
+
+
+def _array(sample: Mapping[Any, Any], name: str, shape: Sequence[int]) -> np.ndarray:
+    return np.asarray(sample[name].values, dtype=np.float64) if name in sample else np.full(shape, np.nan)
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.get_default_dtype())
