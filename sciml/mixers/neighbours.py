@@ -37,17 +37,29 @@ def neighbours_of(geometry: Geometry) -> Neighbours:
 def find_neighbours(axis: Axis) -> Neighbours:
     """All ordered pairs of different points, or of a point and a periodic image, of the same sample nearer than 1.
 
-    axis: coord ``(1, n, 3)``; segment, or one sample; period None or cells ``(S, 3, 3)``.
+    axis: coord ``(B, n, 3)``, of packed samples or of one in each row; points are counted through all rows.
     """
-    coord = axis.coord[0]
-    segment = coord.new_zeros(len(coord), dtype=torch.long) if axis.segment is None else axis.segment[0]
+    coord, segment, cells = flattened(axis)
     with torch.no_grad():
-        receiver, sender, image = _pairs(coord.detach(), segment, axis.period)
+        receiver, sender, image = _pairs(coord.detach(), segment, cells)
     vector = coord[sender] - coord[receiver]
-    if image is not None and axis.period is not None:
-        vector = vector + torch.einsum("pk,pkx->px", image.to(coord.dtype), axis.period[segment[receiver]])
+    if image is not None and cells is not None:
+        vector = vector + torch.einsum("pk,pkx->px", image.to(coord.dtype), cells[segment[receiver]])
     distance = vector.square().sum(-1).clamp_min(1e-12).sqrt()
     return Neighbours(receiver, sender, vector, distance, envelope(distance))
+
+
+def flattened(axis: Axis) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Points ``(N, 3)`` of all samples one after another, the sample ``(N,)`` of each, cells ``(S, 3, 3)`` or None."""
+    rows, size, _ = axis.coord.shape
+    segment = torch.arange(rows, device=axis.coord.device).repeat_interleave(size)
+    if axis.segment is not None:
+        segment = axis.segment[0]
+    cells = axis.period
+    if cells is not None:
+        count = rows if axis.segment is None else int(segment.max()) + 1
+        cells = (torch.diag(cells)[None] if cells.ndim == 1 else cells).expand(count, 3, 3)
+    return axis.coord.flatten(0, 1), segment, cells
 
 
 def envelope(distance: Tensor, order: int = 6) -> Tensor:

@@ -39,7 +39,10 @@ class Molecules:
     config: MoleculesConfig
     datasets: Mapping[str, Fitted] = field(default_factory=dict)
     name: str = DOMAIN
-    objective: str = "energy_forces"
+
+    @property
+    def objective(self) -> str:
+        return self.config.objective
 
     @property
     def differentiate(self) -> tuple[str, ...]:

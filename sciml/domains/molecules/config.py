@@ -26,15 +26,6 @@ class DynamicsConfig(Section):
     seed: int = Field(default=0, ge=0)
 
 
-class LossConfig(Section):
-    """Weights of what the objective ``energy_forces`` adds up: the energy's error per atom and the forces', each in
-    units of the force scale (times 1 Å); properties and stress in units of their own spread."""
-
-    energy: float = Field(default=1.0, ge=0)
-    forces: float = Field(default=1.0, ge=0)
-    other: float = Field(default=1.0, ge=0)
-
-
 class MoleculesConfig(Section):
     """mode: `geometric` (identities enter as tokens, places only through distances and directions: exact symmetries) or
     `cartesian` (places enter as coordinates, no graph; symmetries are learned).
@@ -53,7 +44,7 @@ class MoleculesConfig(Section):
     references: Literal["isolated", "least_squares"] = "least_squares"
     rotate: bool | None = None
     frames: bool = False
-    loss: LossConfig = LossConfig()
+    objective: str = "energy_forces"
     dynamics: DynamicsConfig = DynamicsConfig()
 
     @model_validator(mode="after")

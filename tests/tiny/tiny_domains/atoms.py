@@ -48,7 +48,7 @@ def make_store(groups: int = 8) -> MemoryStore:
 @dataclass(frozen=True)
 class Atoms(Tiny):
     differentiate: tuple[str, ...] = ("coord",)
-    objective: str = "energy_forces"
+    objective: str = "energy_forces_mse"
     name: str = "tiny_atoms"
 
     def fit(self, store: MemoryStore) -> Atoms:

@@ -1,0 +1,212 @@
+"""Cluster expansion: what a point learns of its neighbours' places, through invariants of their density up to order 3.
+
+The density of features around point i is expanded in spherical harmonics, A_ilm = Σ_j Σ_k b_k(r_ij) Y_lm(r̂_ij) W_k h_j;
+what is returned is a linear map of A_i00, of products Σ_m A_ilm A'_ilm, and of the integrals over the sphere of three
+such functions: invariants of Drautz, "Atomic cluster expansion", Phys. Rev. B 99, 014104 (2019), with features in the
+place of species. Sums, not averages: what is far away adds nothing, what is there twice adds twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sciml.mixers.contract import Mixer, MixerState
+from sciml.mixers.geometry import Geometry
+from sciml.mixers.harmonics import HIGHEST, degrees, harmonics, lebedev
+from sciml.mixers.neighbours import CUTOFF, Neighbours, find_neighbours, flattened
+from sciml.tokens import Axis
+
+MOST_DENSE = 96
+"""Points of a sample up to which all pairs are computed; beyond, and in periodic cells, those within reach alone."""
+STRENGTH = 0.5
+"""Of the radial functions, so that densities are of order one in molecules."""
+
+
+class Group(NamedTuple):
+    """s samples of n points, computed at once. place ``(s · n,)``: of their points among all, None if they are all.
+
+    sender: None if every point of a sample sends, else ``(s · n, K)``. basis: ``(s, M · n, n · R)``; for the senders
+    given ``(s · n, M, K · R)``."""
+
+    place: Tensor | None
+    sender: Tensor | None
+    basis: Tensor
+
+
+class Cluster(Mixer):
+    """Invariants of the density of features around every point of a set in space, body order 4.
+
+    degree: highest of the harmonics. radial: functions of the distance. pairs, triples: how many products of two and of
+    three densities. Admits a set axis with 3-D coordinates.
+    """
+
+    compilable: ClassVar[bool] = False  # which samples are computed together depends on their sizes
+
+    def __init__(self, width: int, heads: int, *, degree: Annotated[int, Field(ge=0, le=HIGHEST)] = 2,
+                 radial: Annotated[int, Field(ge=1)] = 8, pairs: Annotated[int, Field(ge=1)] = 32,
+                 triples: Annotated[int, Field(ge=1)] = 8) -> None:
+        super().__init__(width, heads)
+        self.degree, self.radial, self.pairs, self.triples = degree, radial, pairs, triples
+        self.count = 2 * pairs + 3 * triples
+        self.value = nn.Linear(width, radial * self.count, bias=False)
+        self.degree_gain = nn.Parameter(1 + 0.3 * torch.randn(degree + 1, self.count))
+        self.out = nn.Linear(pairs * (degree + 2) + triples, width)
+        with torch.no_grad():
+            self.value.weight.normal_(std=(radial * width) ** -0.5)
+            self.out.weight *= 0.5
+        which = degrees(degree)
+        same = (which[None] == torch.arange(degree + 1)[:, None]).double()
+        grid, weight = lebedev()
+        self.register_buffer("which", which, persistent=False)
+        self.register_buffer("mean", same / same.sum(1, keepdim=True), persistent=False)
+        self.register_buffer("grid", harmonics(grid, degree), persistent=False)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def admits(self, axis: Axis) -> bool:
+        return axis.kind == "set" and axis.coord.shape[-1] == 3
+
+    def forward(self, x: Tensor, geometry: Geometry, state: MixerState = None) -> tuple[Tensor, MixerState]:
+        total = torch.zeros_like(x)
+        for index in self.acting(x, geometry):
+            moved = x.movedim(index + 1, 1)
+            planes = moved.flatten(2, -2) if x.ndim > 3 else moved[:, :, None]  # (B, n, others, C)
+            planes = _present(planes, geometry.axes[index])
+            groups = self._groups(geometry, index, len(x))
+            mixed = [self._mix(plane.flatten(0, 1), groups) for plane in planes.unbind(2)]
+            y = torch.stack(mixed, 1).view(moved.shape)
+            total = total + y.movedim(1, index + 1)
+        return total, state
+
+    def _groups(self, geometry: Geometry, index: int, batch: int) -> list[Group]:
+        axis, key = geometry.axes[index], ("cluster", index, self.degree, self.radial)
+        copies = batch if len(axis.coord) == 1 else 1
+        return geometry.once(key, lambda: find_groups(axis, self.degree, self.radial, copies))
+
+    def _mix(self, h: Tensor, groups: Sequence[Group]) -> Tensor:
+        """``(N, C)`` → the same, of the points of all samples; or of several copies of them, one after the other."""
+        if groups[0].place is None:
+            return self.out(self._products(self._density(h, h, groups[0])))
+        made = torch.cat([self.out(self._products(self._density(h[g.place], h, g))) for g in groups])
+        return torch.zeros_like(h).index_copy(0, torch.cat([g.place for g in groups if g.place is not None]), made)
+
+    def _density(self, own: Tensor, h: Tensor, group: Group) -> Tensor:
+        """``(M, rows, count)``: harmonics' coefficients of the densities around every point of a group."""
+        size, value = (self.degree + 1) ** 2, self.value(own if group.sender is None else h)
+        if group.sender is None:
+            value = value.view(-1, group.basis.shape[2], self.count)  # (s, n · R, count)
+            made = (group.basis @ value).unflatten(1, (size, -1)).transpose(0, 1).flatten(1, 2)
+        else:
+            sent = value[group.sender].view(len(group.sender), -1, self.count)  # (rows, K · R, count)
+            made = (group.basis @ sent).transpose(0, 1)
+        return made * self.degree_gain[self._table(self.which)][:, None]
+
+    def _products(self, density: Tensor) -> Tensor:
+        """``(M, rows, count)`` → ``(rows, F)``: A_i00; per degree the mean over m of products of two; the mean over the
+        sphere of products of three."""
+        size, rows, pairs = density.shape[0], density.shape[1], self.pairs
+        a, b, rest = density.split([pairs, pairs, 3 * self.triples], -1)
+        two = self._table(self.mean).to(density) @ (a * b).reshape(size, -1)  # (degrees, rows · pairs)
+        on_sphere = self._table(self.grid).to(density) @ rest.reshape(size, -1)  # (26, rows · 3 triples)
+        p, q, r = on_sphere.view(-1, rows, 3, self.triples).unbind(2)
+        three = self._table(self.weight).to(density) @ (p * q * r).flatten(1)
+        two = two.view(-1, rows, pairs).transpose(0, 1).flatten(1)
+        return torch.cat([a[0], two, three.view(rows, self.triples)], -1)
+
+    def _table(self, table: Tensor | nn.Module) -> Tensor:
+        assert isinstance(table, Tensor)
+        return table
+
+    def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
+        total = torch.zeros_like(x)
+        for index in self.acting(x, geometry):
+            axis = geometry.axes[index]
+            moved = x.movedim(index + 1, 1)
+            planes = _present(moved.flatten(2, -2) if x.ndim > 3 else moved[:, :, None], axis)
+            made = torch.empty_like(planes)
+            for b in range(len(x)):
+                own = axis if len(axis.coord) == 1 else replace(axis, coord=axis.coord[[b]])
+                found = find_neighbours(own)
+                for o in range(planes.shape[2]):
+                    made[b, :, o] = self._slowly(planes[b, :, o], found)
+            total = total + made.view(moved.shape).movedim(1, index + 1)
+        return total
+
+    def _slowly(self, h: Tensor, found: Neighbours) -> Tensor:
+        """Pair by pair, products and triples by sums over a quadrature of products of two angles."""
+        value = self.value(h).view(len(h), self.radial, self.count)
+        density = h.new_zeros(len(h), (self.degree + 1) ** 2, self.count)
+        for i, j, vector, distance in zip(found.receiver, found.sender, found.vector, found.distance):
+            radial = radial_basis(distance[None], self.radial)[0]
+            harmonic = harmonics(vector / distance, self.degree)
+            density = density.index_add(0, i[None], (harmonic[:, None] * (radial @ value[j])[None])[None])
+        return self.out(self._products((density * self.degree_gain[self._table(self.which)]).transpose(0, 1)))
+
+
+def _present(x: Tensor, axis: Axis) -> Tensor:
+    """``(B, n, …)`` without what points of no weight (padding) would send."""
+    return x if axis.measure is None else x * (axis.measure > 0)[:, :, None, None].to(x.dtype)
+
+
+def radial_basis(distance: Tensor, count: int) -> Tensor:
+    """``(...)`` → ``(..., count)``: (1 − r²)³ sin(kπr) / r, zero with two derivatives from r = 1 on (sines over r:
+    Gasteiger et al., "Directional message passing", ICLR 2020, equation 7)."""
+    r = distance.clamp_max(CUTOFF)[..., None]
+    k = torch.arange(1, count + 1, dtype=distance.dtype, device=distance.device)
+    return torch.sin(math.pi * k * r) * ((1 - r * r) ** 3 * (2 * STRENGTH / r))
+
+
+def find_groups(axis: Axis, degree: int, radial: int, copies: int) -> list[Group]:
+    """All samples of an axis, those of equal size in one group; points of large or periodic ones with their
+    neighbours. copies: samples that share coordinates ``(1, n, 3)``."""
+    points, segment, cells = flattened(axis)
+    lengths = segment.bincount().tolist()
+    if max(lengths, default=0) > MOST_DENSE or (cells is not None and bool((cells != 0).any())):
+        return [_sparse(axis, len(points), degree, radial, copies)]
+    if len(set(lengths)) == 1:
+        basis = _dense(points.view(len(lengths), -1, 3), degree, radial)
+        return [Group(None, None, basis.repeat(copies, 1, 1) if copies > 1 else basis)]
+    starts, groups = [sum(lengths[:i]) for i in range(len(lengths))], []
+    for size in sorted(set(lengths)):
+        own = [range(start, start + size) for start, length in zip(starts, lengths) if length == size]
+        place = torch.tensor(own, device=points.device).flatten()
+        groups.append(Group(place, None, _dense(points[place].view(len(own), size, 3), degree, radial)))
+    return groups
+
+
+def _dense(coord: Tensor, degree: int, radial: int) -> Tensor:
+    """``(s, n, 3)`` → ``(s, M · n, n · R)``; a point is no neighbour of itself."""
+    samples, size, _ = coord.shape
+    vector = coord[:, None] - coord[:, :, None]  # from the receiver (dimension 1) to the sender (dimension 2)
+    own = torch.eye(size, dtype=coord.dtype, device=coord.device)
+    distance = (vector.square().sum(-1) + own).sqrt()
+    value = radial_basis(distance, radial) * (1 - own)[..., None]
+    basis = harmonics(vector / distance[..., None], degree).permute(0, 3, 1, 2)[..., None] * value[:, None]
+    return basis.reshape(samples, -1, size * radial)
+
+
+def _sparse(axis: Axis, total: int, degree: int, radial: int, copies: int) -> Group:
+    """Every point with as many senders as the one with most has; those too many have basis 0."""
+    found = find_neighbours(axis)
+    counts = found.receiver.bincount(minlength=total)
+    most = max(1, int(counts.max()))
+    slot = torch.arange(len(found.receiver), device=counts.device) - (counts.cumsum(0) - counts)[found.receiver]
+    place = found.receiver * most + slot
+    sender = found.sender.new_zeros(total * most).index_copy(0, place, found.sender).view(total, most)
+    pair = harmonics(found.vector / found.distance[:, None], degree)[:, :, None] * radial_basis(
+        found.distance, radial)[:, None]  # (P, M, R)
+    basis = pair.new_zeros(total * most, *pair.shape[1:]).index_copy(0, place, pair)
+    basis = basis.view(total, most, -1, radial).transpose(1, 2).flatten(2)
+    if copies > 1:
+        sender = torch.cat([sender + total * copy for copy in range(copies)])
+        basis = basis.repeat(copies, 1, 1)
+    return Group(None, sender, basis)
+
+
+PLUGIN = Cluster
