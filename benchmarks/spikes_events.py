@@ -2,12 +2,15 @@
 
     SCIML_MIRROR=folder/with/nwb sciml bench spikes_events
 
-``nwb``: 3 units of a recording, ``network``: 32 of 40 simulated ones, simulated in steps of 0.2 ms. ``bins_5ms``,
-``bins_20ms``: bits/spike of the test split over mean training rates; ours: the events model, its hazard after the last
-event before each bin integrated over the bin; peer: a model of counts in these bins. ``…_std`` over seeds. ``exact``:
-the events model in continuous time, beside the same model without its operator. ``units_rescaled``: share of units
-whose time-rescaled intervals stay within the 95 % band. ``cpu_s``: seconds of training, beside the model of counts.
-``generation/history_…``: time per drawn event after so many, beside after 100. ``training/…``: a step over 16 trials,
+``nwb``: 3 units of a recording, ``network``: 32 of 40 simulated ones, simulated in steps of 0.2 ms, ``driven``: 16
+simulated ones under a known stimulus. ``bins_5ms``, ``bins_20ms``: bits/spike of the test split over mean training
+rates; ours: the events model, its hazard after the last event before each bin integrated over the bin; peer: a model of
+counts in these bins. ``…_std`` over seeds. ``exact``: the events model in continuous time, beside the same model
+without its operator; ``exact_categorical``: beside one that tells classes of unit and waiting time instead of a hazard;
+``driven/exact``: beside one that isn't given the stimulus.
+``units_rescaled``: share of units whose time-rescaled intervals stay within the 95 % band, beside the floor's.
+``cpu_s``: seconds of training, beside the model of counts.
+``generation/history_…``: time per drawn event after so many, beside after 100. ``training/…``: a step over 32 trials,
 packed, beside padding them to the longest: ``range_5`` of 51 to 255 events, ``median_5`` of 10 to 255, the longest five
 times the median; lengths are log-uniform.
 """
@@ -51,10 +54,14 @@ NETWORK: Mapping[str, Any] = {
     "options": {"units": 40, "unobserved": 0.2, "duration_s": 240.0, "bin_ms": 5.0, "step_ms": 0.2, "rate_hz": 5.0,
                 "seed": 1},
     "split": {"by": "time", "fractions": {"train": 0.7, "validation": 0.1, "test": 0.2}, "gap": 200}}
+DRIVEN: Mapping[str, Any] = {**NETWORK, "name": "driven", "options": {
+    "units": 16, "duration_s": 120.0, "bin_ms": 5.0, "step_ms": 1.0, "rate_hz": 5.0, "seed": 2,
+    "stimulus": {"signals": 2, "strength_mv": 3.0}}}
 BINS = {"bins_5ms": 0.005, "bins_20ms": 0.02}
 EVENTS: Mapping[str, tuple[str, ...]] = {"nwb": (), "network": (
     "domains.spikes.events.tokens=512", "domains.spikes.events.edges=8", "operator.stem_width=16",
-    "operator.dropout=0.3", "train.steps=180")}
+    "operator.dropout=0.3", "train.steps=180"), "driven": ("train.steps=100",)}
+CATEGORICAL = ("domains.spikes.events.dt=categorical", "domains.spikes.events.edges=24")
 COUNTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "nwb": {"bins_5ms": ("domains.spikes.lags.before=4", "domains.spikes.tasks.next.before=64",
                          "domains.spikes.tasks.next.scored=256", "operator.dropout=0.2", "train.steps=340"),
@@ -64,7 +71,7 @@ COUNTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
                              "domains.spikes.tasks.next.scored=192", "domains.spikes.masks.dropout=0.5",
                              "operator.dropout=0.3", "train.steps=520")}}
 HISTORIES = (100, 1000, 10_000)
-ROUNDS, DRAWN = 15, 40
+ROUNDS, DRAWN, TRIALS = 15, 40, 32
 
 
 def stores() -> dict[str, Store]:
@@ -72,7 +79,7 @@ def stores() -> dict[str, Store]:
     nwb = read_yaml(dataset("nwb"))
     nwb["options"]["bin_s"] = 0.005
     made = {}
-    for name, raw in (("nwb", nwb), ("network", NETWORK)):
+    for name, raw in (("nwb", nwb), ("network", NETWORK), ("driven", DRIVEN)):
         place = STORES / f"{name}.zarr"
         made[name] = (open_store(place) if place.exists()
                       else build(validate(SourceSpec, raw, where="benchmark"), str(place)))
@@ -135,8 +142,10 @@ def measure(bench: Bench, name: str, store: Store) -> None:
         note("exact", ours)
         note("floor", floor)
         note("cpu_s", seconds)
-        tests = [ks_test(each) for each in rescaled_intervals(events_of(predictor), predictor.forward, store, "test")]
-        note("rescaled", float(np.mean([test.within_band for test in tests])))
+        note("rescaled", rescaled(predictor, store))
+        note("rescaled/floor", rescaled(new_predictor(recipe_of(store, EVENTS[name], seed), [store]), store))
+        if name == "nwb":
+            note("categorical", bits(trained(recipe_of(store, (*EVENTS[name], *CATEGORICAL), seed))[0], store)[0])
         for bins, choices in COUNTS[name].items():
             note(bins, score_bins(predictor, store, BINS[bins]))
             counts, taken = trained(recipe_of(store, choices, seed, BINS[bins]))
@@ -150,7 +159,24 @@ def measure(bench: Bench, name: str, store: Store) -> None:
             float(np.std(found[f"{bins}/counts"])), "counts")
         add(bench, f"{name}/{bins}/cpu_s", "s", mean["cpu_s"], mean[f"{bins}/cpu_s"], "counts")
     add(bench, f"{name}/exact/bits_per_spike", "bit", mean["exact"], mean["floor"], "without operator")
-    add(bench, f"{name}/exact/units_rescaled", "1", mean["rescaled"])
+    if "categorical" in mean:
+        add(bench, f"{name}/exact_categorical/bits_per_spike", "bit", mean["exact"], mean["categorical"], "categorical")
+    add(bench, f"{name}/exact/units_rescaled", "1", mean["rescaled"], mean["rescaled/floor"], "without operator")
+
+
+def rescaled(predictor: Predictor, store: Store) -> float:
+    """Share of units that pass the time-rescaling test on the test split."""
+    intervals = rescaled_intervals(events_of(predictor), predictor.forward, store, "test")
+    return float(np.mean([ks_test(each).within_band for each in intervals]))
+
+
+def measure_stimulus(bench: Bench, store: Store) -> None:
+    """With and without what is known of the stimulus."""
+    found = [[bits(trained(recipe_of(store, (*EVENTS["driven"], *choice), seed))[0], store)[0] for seed in SEEDS]
+             for choice in ((), ("domains.spikes.events.stimulus=false",))]
+    for metric, over in (("bits_per_spike", np.mean), ("bits_per_spike_std", np.std)):
+        ours, peer = (float(over(each)) for each in found)
+        add(bench, f"driven/exact/{metric}", "bit", ours, peer, "without stimulus")
 
 
 def measure_generation(bench: Bench, store: Store) -> None:
@@ -203,10 +229,12 @@ def measure_training(bench: Bench, store: Store) -> None:
     recipe = recipe_of(store, EVENTS["nwb"], 0)
     predictor, step = new_predictor(recipe, [store]), stepper(recipe, store)
     for name, shortest in (("range_5", 51), ("median_5", 10)):
-        packed, padded = trials(store, predictor, np.geomspace(shortest, 255, 16).round().astype(int))
+        packed, padded = trials(store, predictor, np.geomspace(shortest, 255, TRIALS).round().astype(int))
         pairs = [(step(packed), step(padded)) for _ in range(ROUNDS + 2)][2:]
         ours, peer = (1e3 * statistics.median(times) for times in zip(*pairs))
         add(bench, f"training/{name}/step_ms", "ms", ours, peer, "padded")
+        ours, peer = (float(sum(sample.sizes["spike"] for sample in each)) for each in (packed, padded))
+        add(bench, f"training/{name}/tokens", "1", ours, peer, "padded")
 
 
 def add(bench: Bench, metric: str, unit: str, ours: float, peer: float | None = None, name: str | None = None) -> None:
@@ -218,10 +246,13 @@ def run(place: Path | None = None) -> Bench:
     torch.set_num_threads(1)
     bench = Bench.load_or_new("spikes_events", seeds=SEEDS, place=place)
     for name, store in stores().items():
-        if name == "nwb" and not bench.has("training/median_5/step_ms", "padded"):
+        if name == "nwb" and not bench.has("training/median_5/tokens", "padded"):
             measure_training(bench, store)
         if name == "nwb" and not bench.has(f"generation/history_{HISTORIES[-1]}/ms_per_event", "history 100"):
             measure_generation(bench, store)
-        if not bench.has(f"{name}/exact/units_rescaled"):
+        if name == "driven":
+            if not bench.has("driven/exact/bits_per_spike_std", "without stimulus"):
+                measure_stimulus(bench, store)
+        elif not bench.has(f"{name}/exact/units_rescaled", "without operator"):
             measure(bench, name, store)
     return bench

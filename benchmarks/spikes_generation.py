@@ -2,13 +2,17 @@
 
     SCIML_MIRROR=folder/with/s1/and/nwb sciml bench spikes_generation
 
-``s1``: 52 units in bins of 50 ms, configs/s1.yaml; ``nwb``: 3 units as events, configs/nwb.yaml. Each draws 60 s after
-the beginning of the test split, with three seeds. Figures are `sciml.domains.spikes.matching.distances`, means over
-seeds; peer: the same between interleaved halves of the test split. 60 s are less than the halves last, so that part of
-a distance is noise: ``recorded_60s`` rows give stretches of 60 s of the recording in place of generated ones.
-``rate_late``: mean rate of the last third over that of the first. ``rescaled``: share of units whose intervals,
-rescaled by the rates that the model had while it drew, stay within the 95 % band; peer: of the recording under the
-rates predicted for it.
+``s1``: 52 units in bins of 50 ms, configs/s1.yaml; ``nwb``: 3 units as events, configs/nwb.yaml. Each draws from the
+beginning of the test split on, with three seeds. Figures are `sciml.domains.spikes.matching.distances`, means over
+seeds. What is drawn is as long as what it is held against:
+
+- ``generated_60s`` to the test split; peer: stretches of 60 s of it to its rest.
+- ``generated_half``, half as long as the test split, to its interleaved halves; peer: the halves to one another.
+- ``train_half``: stretches of the training split as long as a half to the halves: how far the recording itself drifts.
+
+``rate_late``: mean rate of the last third of 60 s over that of the first; peer: of the recorded stretches.
+``rescaled``: share of units whose intervals, rescaled by the rates that the model had while it drew, stay within the
+95 % band; peer: of the recording under the rates predicted for it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import xarray as xr
 from pretrain.workflow import pretrain
 from sciml.assets import config, dataset
 from sciml.data.build import build
+from sciml.data.schema import SplitName
 from sciml.data.source import read_source
 from sciml.data.store import Store, open_store
 from sciml.domains.spikes.event_rates import rescaled_intervals
@@ -36,6 +41,7 @@ from sciml.domains.spikes.matching import (
     activity_of_spikes,
     distances,
     firing_rates,
+    halves,
     split_half,
 )
 from sciml.domains.spikes.rescaling import ks_test, rescaling_test
@@ -53,10 +59,10 @@ def store_of(name: str) -> Store:
     return open_store(place) if place.exists() else build(read_source(dataset(name)), str(place))
 
 
-def recorded_of(store: Store) -> Activity:
-    """The test split, in the store's bins."""
+def recorded_of(store: Store, split: SplitName = "test") -> Activity:
+    """The first block of a split, in the store's bins."""
     layout = Layout.of(store, None)
-    (block,) = layout.blocks("test")
+    block = layout.blocks(split)[0]
     held = layout.recorded(block.group)
     if held.spike_time is None or held.spike_unit is None:
         return activity_of_counts(held.count[block.start:block.stop], layout.bin_s)
@@ -65,22 +71,22 @@ def recorded_of(store: Store) -> Activity:
                               layout.bin_s)
 
 
-def drawn(predictor: Predictor, store: Store, seed: int) -> tuple[Activity, xr.Dataset]:
-    """60 s from the beginning of the test split, and the rollout that they come from."""
+def drawn(predictor: Predictor, store: Store, seed: int, seconds: float = SECONDS) -> tuple[Activity, xr.Dataset]:
+    """So many seconds from the beginning of the test split, and the rollout that they come from."""
     layout = Layout.of(store, None)
     start = predictor.adapters["spikes"].starts(store, "test")[0].assign_attrs(seed=seed)
     if not layout.has_events:
-        made = predictor.rollout(start, round(SECONDS / layout.bin_s))
+        made = predictor.rollout(start, round(seconds / layout.bin_s))
         return activity_of_counts(made["count"].values, layout.bin_s), made
     begin = float(start["spike_time"][int(start.attrs["look_back"]) - 1])
     rate = len(start["spike_time"]) / float(start["spike_time"][-1] - start["spike_time"][0])
     steps = 0
     while True:
-        steps += round(1.5 * SECONDS * rate)
+        steps += round(1.5 * seconds * rate)
         made = predictor.rollout(start, steps)
-        if float(made["time"][-1]) > begin + SECONDS:
+        if float(made["time"][-1]) > begin + seconds:
             break
-    known = np.ones((round(SECONDS / layout.bin_s), len(layout.units)), bool)
+    known = np.ones((round(seconds / layout.bin_s), len(layout.units)), bool)
     return activity_of_spikes(made["time"].values, made["spike_unit"].values.astype(int), known, begin,
                               layout.bin_s), made
 
@@ -91,6 +97,27 @@ def part(activity: Activity, low: float, high: float) -> Activity:
     begin, end = bins.start * activity.dt, bins.stop * activity.dt
     return Activity(activity.counts[bins], activity.dt, tuple(
         t[(t >= begin) & (t < end)] - begin for t in activity.times))
+
+
+def without(activity: Activity, low: float, high: float) -> Activity:
+    """With seconds low … high not recorded."""
+    counts = activity.counts.copy()
+    counts[round(low / activity.dt):round(high / activity.dt)] = np.nan
+    return Activity(counts, activity.dt, tuple(t[(t < low) | (t >= high)] for t in activity.times))
+
+
+def stretches(activity: Activity, seconds: float) -> list[tuple[float, float]]:
+    total = len(activity.counts) * activity.dt
+    return [(low, low + seconds) for low in np.arange(0.0, total - seconds + 1e-6, seconds)]
+
+
+def mean_of(found: list[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.nanmean([each[key] for each in found])) for key in found[0]}
+
+
+def late(activity: Activity) -> float:
+    ends = [firing_rates(part(activity, low, high)) for low, high in ((0, SECONDS / 3), (2 * SECONDS / 3, SECONDS))]
+    return float(np.nansum(ends[1]) / np.nansum(ends[0]))
 
 
 def predicted(predictor: Predictor, store: Store) -> list[bool]:
@@ -122,18 +149,24 @@ def measure(bench: Bench, name: str, store: Store) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe(config(name), [f"data.0.store={store.url}", "train.threads=1", *CHOICES[name]])
         predictor = pretrain(recipe, Path(folder) / "run")
-    recorded = recorded_of(store)
-    yardstick, total = split_half(recorded), len(recorded.counts) * recorded.dt
-    pieces = [part(recorded, low, low + SECONDS) for low in np.arange(0, total - SECONDS, SECONDS)]
+    recorded, trained = recorded_of(store), recorded_of(store, "train")
+    half_s = np.floor(len(recorded.counts) / 2) * recorded.dt
+    minutes = stretches(recorded, SECONDS)
     made = [drawn(predictor, store, seed) for seed in SEEDS]
     click.echo(f"{name}: {[len(np.concatenate(a.times)) for a, _ in made]} spikes drawn", err=True)
-    for label, activities in (("generated_60s", [a for a, _ in made]), ("recorded_60s", pieces)):
-        for key, peer in yardstick.items():
-            ours = np.nanmean([distances(a, recorded)[key] for a in activities])
-            bench.add(Row(metric=f"{name}/{label}/{key}", unit="1", ours=float(ours), peer=peer, peer_name="halves"))
-        late = [np.nansum(firing_rates(part(a, 2 * SECONDS / 3, SECONDS)))
-                / np.nansum(firing_rates(part(a, 0.0, SECONDS / 3))) for a in activities]
-        bench.add(Row(metric=f"{name}/{label}/rate_late", unit="1", ours=float(np.mean(late))))
+    longer = [drawn(predictor, store, seed, half_s)[0] for seed in SEEDS]
+    earlier = [part(trained, *ends) for ends in stretches(trained, half_s)]
+    ours = {"generated_60s": mean_of([distances(a, recorded) for a, _ in made]),
+            "generated_half": mean_of([distances(a, h) for a in longer for h in halves(recorded)]),
+            "train_half": mean_of([distances(a, h) for a in earlier for h in halves(recorded)])}
+    rest = mean_of([distances(part(recorded, *ends), without(recorded, *ends)) for ends in minutes])
+    for label, found in ours.items():
+        minute = label == "generated_60s"
+        for key, peer in (rest if minute else split_half(recorded)).items():
+            bench.add(Row(metric=f"{name}/{label}/{key}", unit="1", ours=found[key], peer=peer,
+                          peer_name="60 s to the rest" if minute else "halves"))
+    bench.add(Row(metric=f"{name}/generated_60s/rate_late", unit="1", ours=float(np.mean([late(a) for a, _ in made])),
+                  peer=float(np.mean([late(part(recorded, *ends)) for ends in minutes])), peer_name="recorded"))
     fitted, self_made = float(np.mean(predicted(predictor, store))), float(np.mean([own(*each) for each in made]))
     if np.isfinite(self_made):
         bench.add(Row(metric=f"{name}/generated_60s/rescaled", unit="1", ours=self_made, peer=fitted,
@@ -147,6 +180,6 @@ def run(place: Path | None = None) -> Bench:
     torch.set_num_threads(1)
     bench = Bench.load_or_new("spikes_generation", seeds=SEEDS, place=place)
     for name in CHOICES:
-        if not bench.has(f"{name}/recorded_60s/rate_late"):
+        if not bench.has(f"{name}/generated_60s/rate_late"):
             measure(bench, name, store_of(name))
     return bench

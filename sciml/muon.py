@@ -18,7 +18,8 @@ ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: W ← (1 − lr·wd) W − lr·√max(1, rows/columns)·orth(g + μ·m), with m ← μ·m + g.
 
-    orth is the quintic Newton–Schulz iteration that drives singular values towards 1, in bfloat16.
+    A parameter of three dimensions is a stack of matrices, each orthogonalised by itself. orth is the quintic
+    Newton–Schulz iteration that drives singular values towards 1, in bfloat16.
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
 
@@ -55,8 +56,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
         ahead = torch.stack(torch._foreach_add(gradients, buffers, alpha=momentum))
-        rows, columns = ahead.shape[1:]
-        direction = orthogonalise(ahead).to(ahead.dtype) * (group["lr"] * max(1.0, rows / columns) ** 0.5)
+        rows, columns = ahead.shape[-2:]
+        turned = orthogonalise(ahead.flatten(0, -3)).view_as(ahead).to(ahead.dtype)
+        direction = turned * (group["lr"] * max(1.0, rows / columns) ** 0.5)
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_sub_(weights, list(direction.unbind()))

@@ -26,12 +26,13 @@ from sciml.distributed import Ranks
 from sciml.errors import InputError
 from sciml.evaluate import zero_outputs
 from sciml.memory import keep_freed
-from sciml.operator.compiled import compile_blocks
+from sciml.operator.compiled import compile_blocks, prepare_compiler
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
 from sciml.sampling import MicroBatches, Schedule, Source, loader
 from sciml.tokens import Outputs, TokenBatch
+from sciml.traced import TracedGradients, form_of
 
 MAX_SKIPPED = 10
 KEPT_CHECKPOINTS = 2
@@ -69,8 +70,7 @@ class Run:
     def __post_init__(self) -> None:
         self.predictor.operator.to(self.recipe.train.device)
         keep_freed()
-        if self.recipe.train.compile:
-            compile_blocks(self.predictor.operator)
+        self.traced = traced_gradients(self) if self.recipe.train.compile else {}
         if self.dtype == torch.float64:
             _double(self.predictor.operator)
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.recipe.train)
@@ -83,6 +83,35 @@ class Run:
 
     def place(self, batch: TokenBatch) -> TokenBatch:
         return batch.to(device=self.recipe.train.device, dtype=self.dtype)
+
+
+def traced_gradients(run: Run) -> dict[Any, TracedGradients]:
+    """What is compiled of a run: the blocks or, of sources whose outputs are derivatives, the whole gradient, by the
+    form of a batch of samples as large as the first one. Other batches run eagerly, and so do all under torchrun."""
+    if not all(adapter.differentiate for adapter in run.predictor.adapters.values()):
+        compile_blocks(run.predictor.operator)
+    prepare_compiler()
+    made: dict[Any, TracedGradients] = {}
+    for source in run.sources:
+        if not source.adapter.differentiate or run.ranks.world > 1 or run.recipe.train.precision == "bfloat16":
+            continue
+        sample = source.windows.draw(0, *(np.random.default_rng([0, 0]) for _ in range(2)))
+        form = form_of(run.place(collate([source.adapter.encode(sample)] * source.batch)))
+        if form is not None:
+            objective = registry.find("sciml.objectives", source.adapter.objective)
+            made[form] = TracedGradients(source.adapter, run.predictor.operator, objective)
+    return made
+
+
+def add_gradients(run: Run, operator: nn.Module, batch: TokenBatch) -> Tensor:
+    """Add a micro-batch's share to the gradients; returns its mean loss."""
+    share = 1 / run.recipe.train.micro_batches
+    traced = run.traced.get(form_of(batch)) if run.traced else None
+    if traced is not None:
+        return traced(batch, share)
+    loss = micro_losses(run, operator, batch).mean()
+    (loss * share).backward()
+    return loss.detach()
 
 
 def _double(operator: nn.Module) -> None:
@@ -125,9 +154,8 @@ def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> 
     sources: tuple[str, ...] = ()
     for _ in range(train.micro_batches):
         batch = run.place(next(batches))
-        loss = micro_losses(run, operator, batch).mean()
-        (loss / train.micro_batches).backward()
-        losses.setdefault(batch.dataset, []).append(run.ranks.mean(float(loss.detach())))
+        loss = add_gradients(run, operator, batch)
+        losses.setdefault(batch.dataset, []).append(run.ranks.mean(float(loss)))
         samples += batch.num_segments * run.ranks.world
         sources += batch.sources
     norm = nn.utils.clip_grad_norm_(run.predictor.operator.parameters(), train.clip)

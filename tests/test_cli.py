@@ -176,7 +176,7 @@ def test_evaluate_prints_scores_and_leaves_them_in_the_run(tmp_path: Path, monke
     result = SimpleNamespace(rows=[row], warnings=["seen before"], json=lambda: content)
     monkeypatch.setattr(sciml.checkpoint, "load", lambda path: "predictor")
     monkeypatch.setattr(sciml.checkpoint, "resolve", lambda path: path / "checkpoints" / "best")
-    store = SimpleNamespace(meta=SimpleNamespace(dataset="ili"))
+    store = SimpleNamespace(meta=SimpleNamespace(dataset="ili", domain="series"))
     monkeypatch.setattr(sciml.data.store, "open_store", lambda url: store)
     monkeypatch.setattr(sciml.evaluate, "evaluate", lambda *args, **options: result)
     monkeypatch.setattr(sciml.evaluate, "examples", lambda *args: forecast)

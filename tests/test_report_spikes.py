@@ -76,13 +76,35 @@ def write_other(path: Path) -> Path:
     return path
 
 
-def test_events(tmp_path: Path) -> None:
-    """A rollout of events has no recorded counterpart, and says so; where it stopped, nothing is drawn."""
-    time = np.cumsum(RNG.exponential(0.02, (1, 80)), 1)
-    unit = RNG.integers(0, 3, (1, 80)).astype(float)
-    unit[0, 60:] = np.nan
-    path = write(tmp_path / "events.zarr", {"spike_unit": (("sample", "time"), unit)},
-                 time=(("sample", "time"), time), unit=np.array(["a", "b", "c"], object))
-    (raster,) = spikes.generated("events", path)
+def events(path: Path, *ends: str) -> Path:
+    """A rollout of 80 events, stopped after 60, with what was recorded then."""
+    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    dims = ("sample", "time")
+    for end in ends:
+        time, unit = np.cumsum(RNG.exponential(0.02, (1, 80)), 1), RNG.integers(0, 3, (1, 80)).astype(float)
+        if not end:
+            time[0, 60:], unit[0, 60:] = np.nan, np.nan
+        data |= {f"spike_time{end}": (dims, time), f"spike_unit{end}": (dims, unit)}
+    return write(path, data, time=(dims, data["spike_time"][1]), unit=np.array(["a", "b", "c"], object))
+
+
+def test_events_beside_the_recording(tmp_path: Path) -> None:
+    """Both rasters over the time that both last: a tick for every event that either has in it."""
+    path = events(tmp_path / "events.zarr", "", "_truth")
+    raster, statistics, correlations = spikes.generated("events", path)
+    store = xr.open_zarr(path, consolidated=False).isel(sample=0)
+    ours, truth = (store[f"spike_time{end}"].values for end in ("", "_truth"))
+    start, stop = min(ours[0], truth[0]), min(np.nanmax(ours), truth[-1])
+    last = start + np.ceil((stop - start) / 0.02) * 0.02
+    drawn = [path.count("M ") for path in raster.svg.split('d="') if path.count("M ") > 20]
+    assert drawn == [int((truth <= last).sum()), int((ours <= last).sum())]
+    assert "generated" in raster.svg
+    assert statistics.title == "Generated beside recorded, events"
+    assert "bins of 0.02 s" in correlations.caption
+
+
+def test_events_alone(tmp_path: Path) -> None:
+    """Without a recorded counterpart the page says so; where the rollout stopped, nothing is drawn."""
+    (raster,) = spikes.generated("events", events(tmp_path / "events.zarr", ""))
     assert "isn't in the rollout" in raster.caption
     assert max(part.count("M ") for part in raster.svg.split('d="')) == 60

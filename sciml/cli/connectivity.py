@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from sciml.domains.spikes.binned import Binned
     from sciml.predictor import Predictor
 
-COLUMNS = ("source", "target", "effect", "delay_ms", "p", "lost_nats_per_spike", "lost_p")
-METHODS = {"evidence": "impulse response", "expected": "ablation", "attention": "attention"}
+METHODS = {"probability": "links", "evidence": "impulse response", "expected": "ablation", "attention": "attention"}
 
 
 @click.command("connectivity")
@@ -38,9 +37,11 @@ def connectivity(checkpoint: Path, store: str, split: SplitName, contexts: int, 
                  json_: bool) -> None:
     """Read from CHECKPOINT who drives whom among the units of STORE.
 
-    Impulse response: what one more spike of a source does to the log-rate of each unit; ablation: what a unit's next
-    bin loses when the source is masked; attention, where a recipe has a token per unit. If STORE holds the true
-    weights, the estimates are scored.
+    Links, of a model trained on tasks.masked: the probability that a unit drives another beyond what the model says
+    that all units share, in the store's own bins, of all that it holds. Of one trained on tasks.next: impulse response,
+    what one more spike of a source does to the log-rate of each unit; ablation, what a unit's next bin loses when the
+    source is masked; attention, where a recipe has a token per unit. If STORE holds the true weights, the estimates are
+    scored.
     """
     from sciml.checkpoint import load
     from sciml.data.store import open_store
@@ -60,10 +61,10 @@ def connectivity(checkpoint: Path, store: str, split: SplitName, contexts: int, 
         console.as_json({"links": rows, "scores": scores, "attention": "attention" in found,
                          "out": None if out is None else str(out)})
         return
-    console.table(rows, COLUMNS)
+    console.table(rows)
     if scores:
         console.table(scores)
-    if "attention" not in found:
+    if "expected" in found and "attention" not in found:
         click.echo("attention between units is not defined: it takes slots: 0 and the mixer axial")
     if out is not None:
         click.echo(out)
@@ -72,21 +73,52 @@ def connectivity(checkpoint: Path, store: str, split: SplitName, contexts: int, 
 
 def estimate(predictor: Predictor, store: Store, split: SplitName, contexts: int, lags: int,
              progress: console.Progress) -> dict[str, np.ndarray]:
-    """units ``(n,)``; evidence, effect, delay (s), p, response ``(unit, source, lag)``, expected, gain, ablation_p and,
-    where it is defined, attention, each ``(unit, source)`` if nothing else is said."""
+    """units ``(n,)`` and what `linked` and `responses` find. Raises `InputError` on a model that answers neither."""
+    import numpy as np
+
+    from sciml.domains.spikes.binned import Binned
+    from sciml.domains.spikes.coupling_shared import reads_shared_input
+
+    adapter = predictor.adapter(store.meta.domain)
+    if not isinstance(adapter, Binned) or not (reads_shared_input(adapter) or "next" in adapter.config.tasks):
+        said = f"tasks {', '.join(adapter.config.tasks)} in bins" if isinstance(adapter, Binned) else "events"
+        raise InputError("checkpoint", key="domain", found=f"{adapter.name}: {said}",
+                         expected="spikes in bins, trained on tasks.masked (both ways, slots ≥ 1) or tasks.next",
+                         fix="train a recipe with domains.spikes.tasks.masked")
+    found = {"units": np.array(store.members("unit"))}
+    if reads_shared_input(adapter):
+        found |= linked(predictor, adapter, store, progress)
+    if "next" in adapter.config.tasks:
+        found |= responses(predictor, adapter, store, split, contexts, lags, progress)
+    return found
+
+
+def linked(predictor: Predictor, adapter: Binned, store: Store, progress: console.Progress) -> dict[str, np.ndarray]:
+    """probability, link_effect and link_delay (s), ``(unit, source)``."""
+    import numpy as np
+
+    from sciml.domains.spikes.coupling_links import find_links
+    from sciml.domains.spikes.coupling_shared import shared_log_rate
+    from sciml.domains.spikes.layout import Layout
+
+    layout, groups = Layout.of(store, None), range(store.meta.groups)
+    counts = np.stack([layout.recorded(group).count for group in groups])
+    shared = shared_log_rate(predictor.forward, adapter, adapter.open(store, "train"), groups, layout.bin_s)
+    links = find_links(counts, layout.bin_s, np.stack(shared), progress=progress)
+    return {"probability": links.probability, "link_effect": links.effect, "link_delay": links.delay}
+
+
+def responses(predictor: Predictor, adapter: Binned, store: Store, split: SplitName, contexts: int, lags: int,
+              progress: console.Progress) -> dict[str, np.ndarray]:
+    """evidence, effect, delay (s), p, response ``(unit, source, lag)``, expected, gain, ablation_p and, where it is
+    defined, attention, each ``(unit, source)`` if nothing else is said."""
     from dataclasses import replace
 
     import numpy as np
 
-    from sciml.domains.spikes.binned import Binned
     from sciml.domains.spikes.config import WindowConfig
     from sciml.domains.spikes.connectivity import ablation, impulse_response
 
-    adapter = predictor.adapter(store.meta.domain)
-    if not isinstance(adapter, Binned) or "next" not in adapter.config.tasks:
-        raise InputError("checkpoint", key="domain", found=f"{adapter.name} without tasks.next in bins",
-                         expected="spikes in bins, trained on tasks.next",
-                         fix="train a recipe with domains.spikes.tasks.next")
     own = adapter.config.tasks["next"]
     windows = replace(adapter.open(store, split), tasks={"next": own}, train=False, floor=False)
     short = replace(windows, tasks={"next": WindowConfig(before=own.before, scored=lags)})
@@ -95,9 +127,9 @@ def estimate(predictor: Predictor, store: Store, split: SplitName, contexts: int
                                 progress=lambda done, of: progress(done, total))
     masked = ablation(predictor.forward, adapter, windows, contexts,
                       progress=lambda done, of: progress(contexts + done, total))
-    found = {"units": np.array(windows.source.fit.units), "bin_s": np.array(response.bin_s),
-             "evidence": response.evidence, "effect": response.effect, "delay": response.delay, "p": response.p,
-             "response": response.log_rate, "expected": masked.expected, "gain": masked.gain, "ablation_p": masked.p}
+    found = {"bin_s": np.array(response.bin_s), "evidence": response.evidence, "effect": response.effect,
+             "delay": response.delay, "p": response.p, "response": response.log_rate, "expected": masked.expected,
+             "gain": masked.gain, "ablation_p": masked.p}
     weights = None if adapter.config.slots else attention_of(predictor, adapter, windows, contexts)
     return found if weights is None else {**found, "attention": weights}
 
@@ -121,16 +153,18 @@ def attention_of(predictor: Predictor, adapter: Binned, windows: Any, contexts: 
 
 
 def strongest(found: dict[str, np.ndarray], number: int) -> list[dict[str, Any]]:
-    """Rows of the pairs with the most evidence, strongest first."""
+    """Rows of the likeliest links, or of the pairs with the most evidence."""
     import numpy as np
 
-    size = np.nan_to_num(np.abs(found["evidence"]))
-    places = [divmod(int(i), len(size)) for i in np.argsort(-size, axis=None)[:number]]
-    units = found["units"]
-    return [{"source": str(units[s]), "target": str(units[t]), "effect": float(found["effect"][t, s]),
-             "delay_ms": 1e3 * float(found["delay"][t, s]), "p": float(found["p"][t, s]),
-             "lost_nats_per_spike": float(found["expected"][t, s]), "lost_p": float(found["ablation_p"][t, s])}
-            for t, s in places if t != s]
+    by = found["probability"] if "probability" in found else np.abs(found["evidence"])
+    size, units = np.nan_to_num(by, nan=-1.0), found["units"]
+    columns = {"probability": "probability", "link_effect": "effect", "link_delay": "delay_ms", "effect": "response",
+               "delay": "response_delay_ms", "p": "response_p", "expected": "lost_nats_per_spike",
+               "ablation_p": "lost_p"}
+    return [{"source": str(units[s]), "target": str(units[t]),
+             **{name: float(found[key][t, s]) * (1e3 if name.endswith("_ms") else 1.0)
+                for key, name in columns.items() if key in found}}
+            for t, s in (divmod(int(i), len(size)) for i in np.argsort(-size, axis=None)[:number]) if t != s]
 
 
 def scored(found: dict[str, np.ndarray], store: Store) -> list[dict[str, Any]]:
@@ -143,19 +177,18 @@ def scored(found: dict[str, np.ndarray], store: Store) -> list[dict[str, Any]]:
 
     weight = store.read("weight", 0)
     delay = store.read("delay", 0) if "delay" in store.meta.variables else None
+    beside = {"probability": {"effect": "link_effect", "delay": "link_delay", "probability": "probability"},
+              "evidence": {"effect": "effect", "delay": "delay", "p_value": "p"}, "expected": {"p_value": "ablation_p"}}
     rows = []
-    for key, name in METHODS.items():
-        if key not in found:
-            continue
-        signed = key == "evidence"
-        p = {"evidence": found["p"], "expected": found["ablation_p"]}.get(key)
-        result = score_connectivity(
-            Estimate(np.abs(found[key]), found["effect"] if signed else None, found["delay"] if signed else None, p),
-            weight, delay, dt=float(found["bin_s"]))
-        chosen = asdict(result.by_p_value) if result.by_p_value is not None else {}
-        rows.append({"method": name, "auroc": result.auroc, "auprc": result.auprc, "density": result.density,
-                     **{k: chosen.get(k) for k in ("num_detected", "precision", "recall", "sign_accuracy",
-                                                   "delay_accuracy")}})
+    for key in (key for key in METHODS if key in found):
+        parts = {name: found[part] for name, part in beside.get(key, {}).items()}
+        bin_s = store.meta.dt if key == "probability" else found["bin_s"]
+        result = score_connectivity(Estimate(np.abs(found[key]), **parts), weight, delay, dt=float(bin_s or 0.0))
+        chosen = result.by_probability or result.by_p_value
+        said = asdict(chosen) if chosen is not None else {}
+        rows.append({"method": METHODS[key], "auroc": result.auroc, "auprc": result.auprc, "density": result.density,
+                     **{k: said.get(k) for k in ("num_detected", "precision", "recall", "sign_accuracy",
+                                                 "delay_accuracy")}})
     return rows
 
 
@@ -173,16 +206,21 @@ def save(found: dict[str, np.ndarray], path: Path) -> None:
 
 
 def picture(found: dict[str, np.ndarray], path: Path) -> None:
-    """Evidence and ablation of all pairs, targets down, sources across."""
+    """Matrices of all pairs that were asked for, targets down, sources across."""
     import numpy as np
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(10, 4.6), layout="constrained")
-    top = float(np.nanpercentile(found["expected"], 99.5))
-    for place, values, title, colors, low, high in (
-            (1, found["evidence"], "impulse response: evidence", "RdBu_r", -6.0, 6.0),
-            (2, found["expected"], "ablation: nats per source spike", "Greys", 0.0, top)):
-        ax = drawing.add_subplot(1, 2, place)
+    panels: list[tuple[np.ndarray, str, str, float, float]] = []
+    if "probability" in found:
+        signed = found["probability"] * np.sign(found["link_effect"])
+        panels.append((signed, "links: probability, signed by effect", "RdBu_r", -1.0, 1.0))
+    if "evidence" in found:
+        top = float(np.nanpercentile(found["expected"], 99.5))
+        panels += [(found["evidence"], "impulse response: evidence", "RdBu_r", -6.0, 6.0),
+                   (found["expected"], "ablation: nats per source spike", "Greys", 0.0, top)]
+    drawing = Figure(figsize=(5 * len(panels), 4.6), layout="constrained")
+    for place, (values, title, colors, low, high) in enumerate(panels, 1):
+        ax = drawing.add_subplot(1, len(panels), place)
         image = ax.imshow(values, interpolation="nearest", cmap=colors, vmin=low, vmax=high)
         ax.set(title=title, xlabel="source", ylabel="target")
         drawing.colorbar(image, ax=ax, shrink=0.85)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from sciml.tokens import Axis
 
 MOST_DENSE = 96
 """Points of a sample up to which all pairs are computed; beyond, and in periodic cells, those within reach alone."""
-STRENGTH = 0.5
+STRENGTH = 0.1
 """Of the radial functions, so that densities are of order one in molecules."""
 
 
@@ -55,19 +56,11 @@ class Cluster(Mixer):
         super().__init__(width, heads)
         self.degree, self.radial, self.pairs, self.triples = degree, radial, pairs, triples
         self.count = 2 * pairs + 3 * triples
-        self.value = nn.Linear(width, radial * self.count, bias=False)
+        self.value_stack = nn.Parameter(torch.randn(radial, self.count, width) * (radial * width) ** -0.5)
         self.degree_gain = nn.Parameter(1 + 0.3 * torch.randn(degree + 1, self.count))
         self.out = nn.Linear(pairs * (degree + 2) + triples, width)
         with torch.no_grad():
-            self.value.weight.normal_(std=(radial * width) ** -0.5)
             self.out.weight *= 0.5
-        which = degrees(degree)
-        same = (which[None] == torch.arange(degree + 1)[:, None]).double()
-        grid, weight = lebedev()
-        self.register_buffer("which", which, persistent=False)
-        self.register_buffer("mean", same / same.sum(1, keepdim=True), persistent=False)
-        self.register_buffer("grid", harmonics(grid, degree), persistent=False)
-        self.register_buffer("weight", weight, persistent=False)
 
     def admits(self, axis: Axis) -> bool:
         return axis.kind == "set" and axis.coord.shape[-1] == 3
@@ -98,30 +91,32 @@ class Cluster(Mixer):
 
     def _density(self, own: Tensor, h: Tensor, group: Group) -> Tensor:
         """``(M, rows, count)``: harmonics' coefficients of the densities around every point of a group."""
-        size, value = (self.degree + 1) ** 2, self.value(own if group.sender is None else h)
+        size = (self.degree + 1) ** 2
+        value = self._value(own if group.sender is None else h)
         if group.sender is None:
             value = value.view(-1, group.basis.shape[2], self.count)  # (s, n · R, count)
             made = (group.basis @ value).unflatten(1, (size, -1)).transpose(0, 1).flatten(1, 2)
         else:
             sent = value[group.sender].view(len(group.sender), -1, self.count)  # (rows, K · R, count)
             made = (group.basis @ sent).transpose(0, 1)
-        return made * self.degree_gain[self._table(self.which)][:, None]
+        return made * self.degree_gain[tables(self.degree, h.dtype, h.device).degree][:, None]
+
+    def _value(self, h: Tensor) -> Tensor:
+        """``(rows, R · count)``: what a point sends, by radial function."""
+        return nn.functional.linear(h, self.value_stack.flatten(0, 1))
 
     def _products(self, density: Tensor) -> Tensor:
         """``(M, rows, count)`` → ``(rows, F)``: A_i00; per degree the mean over m of products of two; the mean over the
         sphere of products of three."""
         size, rows, pairs = density.shape[0], density.shape[1], self.pairs
+        table = tables(self.degree, density.dtype, density.device)
         a, b, rest = density.split([pairs, pairs, 3 * self.triples], -1)
-        two = self._table(self.mean).to(density) @ (a * b).reshape(size, -1)  # (degrees, rows · pairs)
-        on_sphere = self._table(self.grid).to(density) @ rest.reshape(size, -1)  # (26, rows · 3 triples)
+        two = table.mean @ (a * b).reshape(size, -1)  # (degrees, rows · pairs)
+        on_sphere = table.grid @ rest.reshape(size, -1)  # (26, rows · 3 triples)
         p, q, r = on_sphere.view(-1, rows, 3, self.triples).unbind(2)
-        three = self._table(self.weight).to(density) @ (p * q * r).flatten(1)
+        three = table.weight @ (p * q * r).flatten(1)
         two = two.view(-1, rows, pairs).transpose(0, 1).flatten(1)
         return torch.cat([a[0], two, three.view(rows, self.triples)], -1)
-
-    def _table(self, table: Tensor | nn.Module) -> Tensor:
-        assert isinstance(table, Tensor)
-        return table
 
     def reference(self, x: Tensor, geometry: Geometry) -> Tensor:
         total = torch.zeros_like(x)
@@ -140,13 +135,33 @@ class Cluster(Mixer):
 
     def _slowly(self, h: Tensor, found: Neighbours) -> Tensor:
         """Pair by pair, products and triples by sums over a quadrature of products of two angles."""
-        value = self.value(h).view(len(h), self.radial, self.count)
+        value = self._value(h).view(len(h), self.radial, self.count)
         density = h.new_zeros(len(h), (self.degree + 1) ** 2, self.count)
         for i, j, vector, distance in zip(found.receiver, found.sender, found.vector, found.distance):
             radial = radial_basis(distance[None], self.radial)[0]
             harmonic = harmonics(vector / distance, self.degree)
             density = density.index_add(0, i[None], (harmonic[:, None] * (radial @ value[j])[None])[None])
-        return self.out(self._products((density * self.degree_gain[self._table(self.which)]).transpose(0, 1)))
+        gain = self.degree_gain[tables(self.degree, h.dtype, h.device).degree]
+        return self.out(self._products((density * gain).transpose(0, 1)))
+
+
+class Tables(NamedTuple):
+    """degree ``(M,)`` of every harmonic; mean ``(degrees, M)`` over those of a degree; grid ``(26, M)`` their values in
+    the directions of the quadrature, whose weights ``(26,)`` are weight."""
+
+    degree: Tensor
+    mean: Tensor
+    grid: Tensor
+    weight: Tensor
+
+
+@cache
+def tables(degree: int, dtype: torch.dtype, device: torch.device) -> Tables:
+    """Constants of the products."""
+    which, (grid, weight) = degrees(degree), lebedev()
+    same = (which[None] == torch.arange(degree + 1)[:, None]).double()
+    made = (same / same.sum(1, keepdim=True), harmonics(grid, degree), weight)
+    return Tables(which.to(device), *(table.to(device, dtype) for table in made))
 
 
 def _present(x: Tensor, axis: Axis) -> Tensor:

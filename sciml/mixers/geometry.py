@@ -63,6 +63,8 @@ class Geometry:
             return c.view(c.shape[0], *[1] * len(self.axes), c.shape[-1])
         segment = self.axes[packed].segment
         assert segment is not None
+        if len(c) == 1:
+            return c.view(1, *[1] * len(self.axes), c.shape[-1])
         shape = [1] * len(self.axes)
         shape[packed] = segment.shape[1]
         return c[segment[0]].view(1, *shape, c.shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,15 +18,27 @@ def harmonics(direction: Tensor, degree: int) -> Tensor:
     >>> harmonics(torch.tensor([0.0, 0.0, 1.0]), 2).round(decimals=3).tolist()
     [1.0, 0.0, 0.0, 1.7319999933242798, 0.0, 0.0, 0.0, 0.0, 2.2360000610351562]
     """
-    parts = [torch.ones_like(direction[..., :1])]
-    if degree >= 1:
-        parts.append(3**0.5 * direction)
-    if degree >= 2:
-        x, y, z = direction.unbind(-1)
-        s = 15**0.5
-        parts.append(torch.stack([s * x * y, s * y * z, s * x * z, s / 2 * (x * x - y * y),
-                                  5**0.5 / 2 * (3 * z * z - 1)], -1))
-    return torch.cat(parts, -1)
+    if degree == 0:
+        return torch.ones_like(direction[..., :1])
+    extended = torch.nn.functional.pad(direction, (1, 0), value=1.0)  # (1, x, y, z)
+    if degree == 1:
+        return extended * extended.new_tensor([1.0, *[3**0.5] * 3])
+    products = (extended[..., None] * extended[..., None, :]).flatten(-2)
+    return products @ _quadratic_forms(direction.dtype, direction.device)
+
+
+@cache
+def _quadratic_forms(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``(16, 9)``: the harmonics up to degree 2 as combinations of the products of (1, x, y, z)."""
+    made, s, t = torch.zeros(9, 4, 4, dtype=torch.float64), 15**0.5 / 2, 5**0.5 / 2
+    made[0, 0, 0] = 1
+    for k in range(3):
+        made[1 + k, 0, 1 + k] = 3**0.5
+    for m, (i, j) in zip((4, 5, 6), ((1, 2), (2, 3), (1, 3))):
+        made[m, i, j] = made[m, j, i] = s
+    made[7].diagonal().copy_(torch.tensor([0.0, s, -s, 0.0]))
+    made[8].diagonal().copy_(torch.tensor([0.0, -t, -t, 2 * t]))
+    return made.view(9, 16).T.to(device, dtype).contiguous()
 
 
 def degrees(degree: int) -> Tensor:

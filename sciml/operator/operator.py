@@ -200,10 +200,11 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def optimizer_groups(module: nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Hidden matrices of the core (for Muon) and everything else (for AdamW)."""
+    """Hidden matrices of the core, and stacks of them (``*_stack``), for Muon; everything else for AdamW."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        hidden = parameter.ndim == 2 and name.startswith("levels.") and "gain" not in name and "kernel" not in name
+        matrix = parameter.ndim == 2 and "gain" not in name and "kernel" not in name
+        hidden = name.startswith("levels.") and (matrix or name.endswith("_stack"))
         (matrices if hidden else rest).append(parameter)
     return matrices, rest

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sciml.errors import InputError
-from sciml.report import fields, machine, scores, series, spikes
+from sciml.report import fields, machine, molecules, scores, series, spikes
 from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
 from sciml.report.maps import Panel
 from sciml.report.run import Log, Run
@@ -48,7 +48,7 @@ def render(run: Run, out: Path) -> Path:
                               lstrip_blocks=True, undefined=StrictUndefined)
     place = Path(__file__).parent / "templates"
     inline = {name: Markup((place / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    environment.globals.update(provenance=provenance, **inline)
+    environment.globals.update(provenance=provenance, cards=molecules.cards, kind=kind, **inline)
     html = environment.get_template("page.html").render(
         title=run.name, parts=parts, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions=machine.versions(), lead=lead(run))
@@ -67,8 +67,11 @@ def render(run: Run, out: Path) -> Path:
 
 def part(run: Run, kind: str, budget: int) -> Part:
     """Draw all that one run folder holds."""
-    of_spikes = {path for path in (*run.rollouts.values(), *run.forecasts.values()) if spikes.is_spikes(path)}
-    sources = [source for name, path in run.rollouts.items() if path not in of_spikes
+    paths = (*run.rollouts.values(), *run.forecasts.values())
+    of_spikes = {path for path in paths if spikes.is_spikes(path)}
+    of_molecules = {path for path in paths if molecules.is_molecules(path)}
+    others = of_spikes | of_molecules
+    sources = [source for name, path in run.rollouts.items() if path not in others
                for source in fields.sources(name, path)]
     spectra = [fields.spectrum(source, f"spectrum {kind} {source.dataset} {source.name}") for source in sources]
     return Part(
@@ -79,7 +82,7 @@ def part(run: Run, kind: str, budget: int) -> Part:
         panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
         errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
         forecasts=(*(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()
-                     if path not in of_spikes), *_of_spikes(run, of_spikes)))
+                     if path not in others), *_of_spikes(run, of_spikes), *_of_molecules(run, of_molecules)))
 
 
 def _of_spikes(run: Run, paths: Set[Path]) -> Iterator[Picture]:
@@ -87,6 +90,19 @@ def _of_spikes(run: Run, paths: Set[Path]) -> Iterator[Picture]:
         yield from spikes.generated(name, path) if path in paths else ()
     for name, path in run.forecasts.items():
         yield from spikes.predicted(name, path, _peer(run, name)) if path in paths else ()
+
+
+def _of_molecules(run: Run, paths: Set[Path]) -> Iterator[Picture]:
+    for name, path in run.forecasts.items():
+        yield from molecules.predicted(name, path) if path in paths else ()
+    for name, path in run.rollouts.items():
+        yield from molecules.moved(name, path) if path in paths else ()
+    yield from molecules.of_run(run)
+
+
+def kind(run: Run) -> str:
+    """What the section of windows and trajectories is called."""
+    return {"spikes": "Spikes", "molecules": "Molecules"}.get(" ".join(run.recipe.get("domains", {})), "Series")
 
 
 def lead(run: Run) -> str:

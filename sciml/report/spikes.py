@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sciml.domains.spikes.matching import Activity
 
 MAX_ROWS, MAX_WINDOWS, MAX_TICKS, RASTER_S = 4, 3, 4000, 20.0
+EVENT_BIN_S = 0.02
+"""In which events are counted, for correlations and sums."""
 
 
 def is_spikes(path: Path) -> bool:
@@ -53,7 +55,7 @@ def predicted(dataset: str, path: Path, baseline: str = "baseline") -> list[Pict
 
 def _activities(store: xr.Dataset) -> tuple[Activity | None, Activity | None]:
     """The first sample as it was drawn, and as it was recorded in the same bins; None where that isn't known."""
-    from sciml.domains.spikes.matching import activity_of_counts, activity_of_spikes
+    from sciml.domains.spikes.matching import activity_of_counts
 
     first = store.isel(sample=0)
     if "count" in store:
@@ -65,12 +67,28 @@ def _activities(store: xr.Dataset) -> tuple[Activity | None, Activity | None]:
         return ours, truth
     if "spike_unit" not in store:
         return None, None
-    unit, time = first["spike_unit"].values, first["time"].values
-    drawn = np.isfinite(unit)
-    dt = 0.005
-    bins = max(1, int(np.ceil((time[drawn].max() - time[drawn].min()) / dt))) if drawn.any() else 1
-    return activity_of_spikes(time[drawn], unit[drawn].astype(int), np.ones((bins, store.sizes["unit"]), bool),
-                              float(time[drawn].min()) if drawn.any() else 0.0, dt), None
+    return _of_events(first, store.sizes["unit"])
+
+
+def _of_events(first: xr.Dataset, units: int) -> tuple[Activity | None, Activity | None]:
+    """Over the time that both last, from the first event of either on; what was drawn alone where nothing was recorded
+    beside it."""
+    from sciml.domains.spikes.matching import activity_of_spikes
+
+    both = []
+    for end in ("", "_truth"):
+        if f"spike_time{end}" in first:
+            time, unit = (np.asarray(first[f"{name}{end}"].values, np.float64) for name in ("spike_time", "spike_unit"))
+            known = np.isfinite(unit) & np.isfinite(time)
+            both.append((time[known], unit[known].astype(int)))
+    both = [(time, unit) for time, unit in both if len(time)]
+    if not both:
+        return None, None
+    start, stop = min(time[0] for time, _ in both), min(time[-1] for time, _ in both)
+    bins = max(1, int(np.ceil((stop - start) / EVENT_BIN_S - 1e-9)))
+    made = [activity_of_spikes(time, unit, np.ones((bins, units), bool), float(start), EVENT_BIN_S)
+            for time, unit in both]
+    return made[0], made[1] if len(made) > 1 else None
 
 
 def _raster(dataset: str, shown: list[tuple[str, Activity]], key: str) -> Picture:

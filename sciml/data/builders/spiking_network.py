@@ -222,9 +222,10 @@ def build(options: Mapping[str, Any]) -> xr.Dataset:
     """Spikes as events, simulated now, one recording after another, because their number isn't known before.
 
     spike_time (spike) in s, spike_unit (spike), spike_count (recording); the truth weight (recording, unit, source) in
-    mV (signed peak of the postsynaptic potential, 0 without a link) and delay (recording, unit, source) in s (NaN
-    without a link); time in s, the left edges of bins. If asked for: behaviour_value (recording, time, behaviour),
-    stimulus_value (recording, time, stimulus), trial (recording, time). Raises `InputError` naming the wrong option.
+    mV (signed peak of the postsynaptic potential, 0 without a link) and, if there is any link, delay (recording, unit,
+    source) in s (NaN without a link); time in s, the left edges of bins. If asked for: behaviour_value (recording,
+    time, behaviour), stimulus_value (recording, time, stimulus), trial (recording, time). Raises `InputError` naming
+    the wrong option.
     """
     chosen = validate(Options, dict(options), where="spiking_network options")
     experiment = Experiment.of(chosen)
@@ -250,11 +251,12 @@ def _with_truth(dataset: xr.Dataset, experiment: Experiment) -> xr.Dataset:
     weight, steps = network.weight[seen].astype(np.float32), network.delay[seen]
     delay = np.where(steps > 0, steps * experiment.options.step_ms / 1000, np.nan).astype(np.float32)
     dims, shape = ("recording", "unit", "source"), (dataset.sizes["recording"], *weight.shape)
-    return dataset.assign(
-        weight=(dims, np.broadcast_to(weight, shape),
-                {"units": "mV", "long_name": "peak postsynaptic potential", "role": "parameter"}),
-        delay=(dims, np.broadcast_to(delay, shape),
-               {"units": "s", "long_name": "delay of the link", "role": "parameter"}))
+    dataset["weight"] = (dims, np.broadcast_to(weight, shape),
+                         {"units": "mV", "long_name": "peak postsynaptic potential", "role": "parameter"})
+    if np.isfinite(delay).any():
+        dataset["delay"] = (dims, np.broadcast_to(delay, shape),
+                            {"units": "s", "long_name": "delay of the link", "role": "parameter"})
+    return dataset
 
 
 def _with_signals(dataset: xr.Dataset, options: Options, made: list[Recording]) -> xr.Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,12 +23,24 @@ def starter(guess: Guess, name: str) -> str:
     lines += [f"name: {re.sub('[^a-z0-9_]+', '_', name.lower()).strip('_') or 'my_data'}", f"domain: {guess.domain}",
               "files:", f"  - path: {_text(guess.path if '://' in guess.path else os.path.abspath(guess.path))}",
               "options:", f"  format: {guess.format}"]
-    lines += [f"  {key}: {_text(value)}" for key, value in guess.options.items()]
+    lines += [line for key, value in guess.options.items() for line in _option(key, value, "  ")]
     lines += list(_series(guess) if guess.domain == "series" else _fields(guess))
     lines += list(_axes(guess))
     lines += [_split(guess), "missing: refuse  # or mask: keep NaN and Inf as missing values (labels may have them)",
               'licence: ""  # FILL IN: what others may do with the data', 'citation: ""  # FILL IN: whom to cite']
     return "\n".join(lines) + "\n"
+
+
+def _option(key: str, value: object, indent: str) -> Iterator[str]:
+    """In one line, but for what holds a null, which the user has to fill in."""
+    if value is None:
+        yield f"{indent}{key}: null{FILL}"
+    elif isinstance(value, Mapping) and "null" in _text(value):
+        yield f"{indent}{key}:"
+        for inner, part in value.items():
+            yield from _option(_text(inner), part, indent + "  ")
+    else:
+        yield f"{indent}{key}: {_text(value)}"
 
 
 def _one_line(texts: tuple[str, ...]) -> list[str]:
@@ -50,7 +62,7 @@ def _series(guess: Guess) -> Iterator[str]:
 
 
 def _fields(guess: Guess) -> Iterator[str]:
-    if guess.domain == "spikes" and all(map(guess.unit_known, guess.variables)):
+    if guess.domain == "molecules" or (guess.domain == "spikes" and all(map(guess.unit_known, guess.variables))):
         return
     yield "variables:"
     for variable in guess.variables:
@@ -86,6 +98,8 @@ def _remark(axis: AxisGuess) -> str:
 
 
 def _split(guess: Guess) -> str:
+    if guess.domain == "molecules":
+        return "split: null  # usual: whole molecules, or the order of the file where there are fewer than ten"
     if guess.domain == "spikes":
         return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}  # gap: a second unless given"
     if guess.domain == "series" or guess.axes[guess.group_dim].size < 3:

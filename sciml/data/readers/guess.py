@@ -157,7 +157,7 @@ def is_uniform(gaps: np.ndarray, values: np.ndarray) -> bool:
 
 def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Mapping[str, AxisGuess],
              group_dim: str) -> Iterator[str]:
-    if "time" not in axes:
+    if "time" not in axes and dataset.attrs["domain"] != "molecules":
         yield "time axis: none found"
     for name, axis in axes.items():
         if name == group_dim or axis.kind in ("set", "ragged"):

@@ -1,9 +1,9 @@
 """MATLAB .mat files with counts or spike times, of version 5 to 7 (through scipy) and 7.3 (HDF5).
 
-Options: those of `sciml.data.readers._spike_arrays`, whose names are variables of the file: `counts` (a matrix) or
-`spike_times` (a cell array with a vector per unit, or a vector beside `spike_units`), `orientation`, `behaviour`,
-`trials`, `time_unit`, `sample_rate`; and those of all spikes. Only numbers and cells of numbers are read: structures,
-objects, function handles and text are not.
+Options: those of `sciml.data.readers._spike_arrays`, whose names are variables of the file: `counts` or `traces` (a
+matrix) or `spike_times` (a cell array with a vector per unit, or a vector beside `spike_units`), `orientation`,
+`behaviour`, `states`, `trials`, `time_unit`, `sample_rate`; and those of all spikes. Only numbers and cells of numbers
+are read: structures, objects, function handles and text are not.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from sciml.data.files import head, local_path
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._mat5 import Mat5
 from sciml.data.readers._mat73 import Mat73
-from sciml.data.readers._spike_arrays import ARRAY_OPTIONS, ORIENTATIONS, arrays_dataset
+from sciml.data.readers._spike_arrays import ARRAY_OPTIONS, FEW, ORIENTATIONS, arrays_dataset
 from sciml.data.readers._spike_join import recordings
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
 from sciml.data.safety import Limits, limits_of
 from sciml.errors import InputError
 
 V5, V73 = b"MATLAB 5.0 MAT-file", b"MATLAB 7.3 MAT-file"
-FEW = 16
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ def _open(path: str, limits: Limits) -> Mat5 | Mat73:
 
 def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
     file = _open(path, limits_of(options, path))
-    if options.get("counts") is not None and options.get("bin_s") is None:
-        raise InputError(path, key="options.bin_s", found="none", expected="the width of a bin of counts in s",
+    binned = options.get("counts") is not None or options.get("traces") is not None
+    if binned and options.get("bin_s") is None:
+        raise InputError(path, key="options.bin_s", found="none", expected="the width of a bin in s",
                          fix="for example bin_s: 0.05")
     return arrays_dataset(list(file.kinds), file.get, options, where=path, format="matlab")
 

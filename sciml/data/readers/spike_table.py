@@ -1,9 +1,12 @@
-"""CSV or Parquet with one row per spike, a column of units and one of times.
+"""CSV or Parquet with one row per spike, a column of units and one of times; or one row per bin, a column per unit.
 
 Options: `unit_column`, `time_column` (found by themselves where the header says ``unit``, ``cluster`` or ``neuron`` and
 ``spike_time``), `time_unit` (s, ms, us, or samples with `sample_rate`), `separator`, and those of all spikes. An
 ordinary table of times and values is read by ``csv`` and ``parquet``; this format is taken only where it is asked for
 or the header names spike times.
+
+With `counts` or `traces`, a list of columns, rows are bins: their left edges are in `time_column` unless `bin_s` says
+how wide they are, and further columns are `behaviour` and `states`, as in `sciml.data.readers._spike_arrays`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import xarray as xr
 
 from sciml.data.files import head, open_bytes, size_of
 from sciml.data.readers._combine import options_of
+from sciml.data.readers._spike_arrays import arrays_dataset
 from sciml.data.readers._spike_join import recordings
 from sciml.data.readers._spikes import (
     OPTIONS,
@@ -37,13 +41,15 @@ UNITS = ("unit", "unit_id", "cluster", "cluster_id", "neuron", "neuron_id")
 TIMES = ("spike_time", "spike_times", "spike_time_s", "spike_times_s", "spike_time_ms", "spike_times_ms")
 HEAD_BYTES = 1 << 16
 PARQUET = b"PAR1"
+BINNED = frozenset({"counts", "traces", "trace_unit", "behaviour", "states"})
+UNEVEN = 1e-3
 
 
 @dataclass(frozen=True)
 class SpikeTable:
     """Reads rows (unit, time) as events; one file is one recording."""
 
-    options: frozenset[str] = OPTIONS | TIME_OPTIONS | {"unit_column", "time_column", "separator"}
+    options: frozenset[str] = OPTIONS | TIME_OPTIONS | BINNED | {"unit_column", "time_column", "separator"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         names = _parquet_names(path) if head(path, 4) == PARQUET else _header(path)
@@ -55,7 +61,8 @@ class SpikeTable:
         return guess(_read(path, options), path, options=options, limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
-        """Events ``spike_time (spike)`` in s; the table is read into memory."""
+        """Events ``spike_time (spike)`` in s, or counts or traces ``(recording, time, unit)``; the table is read into
+        memory."""
         options = options_of(source)
         return recordings([_read(str(path), options) for path in paths], paths, source)
 
@@ -94,9 +101,9 @@ def _frame(path: str, columns: Sequence[str], names: Sequence[str], options: Map
 
     limits = limits_of(options, path)
     check_size(path, "table", (size_of(path),), 1, limits.chunk_bytes, "a table to hold in memory")
-    for key, column in zip(("unit_column", "time_column"), columns):
+    for column in columns:
         if column not in names:
-            raise InputError(path, key=f"options.{key}", found=repr(column),
+            raise InputError(path, key="column", found=repr(column),
                              expected=f"one of {', '.join(names)[:200]}", fix="name the column")
     try:
         with open_bytes(path) as source:
@@ -123,6 +130,8 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
     parquet = head(path, 4) == PARQUET
     names = _parquet_names(path) if parquet else [n.strip() for n in head(path, HEAD_BYTES).partition(b"\n")[0]
                                                   .decode("utf-8-sig", "replace").split(_separator(path, options))]
+    if options.get("counts") is not None or options.get("traces") is not None:
+        return _bins(path, names, options, scale)
     columns = [str(options.get(key) or _match(names, known) or fallback) for key, known, fallback in
                (("unit_column", UNITS, "unit"), ("time_column", TIMES, "time"))]
     frame = _frame(path, columns, names, options)
@@ -136,3 +145,29 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
     labels = unit_labels([int(i) for i in ids] if whole else [str(i) for i in ids], path)
     trains = by_unit(time * scale, codes, range(len(ids)), path)
     return events_dataset(trains, labels, rules, where=path, format="spike_table")
+
+
+def _bins(path: str, names: Sequence[str], options: Mapping[str, Any], scale: float) -> xr.Dataset:
+    """One row per bin. Raises `InputError` unless the bins are even and their width is known."""
+    for key in ("counts", "traces"):
+        if options.get(key) is not None and not isinstance(options[key], list):
+            raise InputError(path, key=f"options.{key}", found=repr(options[key])[:60],
+                             expected="a list of columns, one per unit", fix="for example [roi_1, roi_2]")
+    beside = [*(options.get("behaviour") or {}), *(options.get("states") or {})]
+    wanted = [*(options.get("counts") or options["traces"]), *beside]
+    time = options.get("time_column") if options.get("bin_s") is None else None
+    if time is None and options.get("bin_s") is None:
+        raise InputError(path, key="options.time_column", found="none", expected="the column of the bins' times",
+                         fix="name it, or the width of a bin: bin_s")
+    wanted = [str(name) for name in dict.fromkeys([*wanted, *([] if time is None else [time])])]
+    frame = _frame(path, wanted, names, options)
+    held = {name: to_numbers(frame[name], name, path) for name in wanted}
+    arrays = {key: options[key] for key in (*BINNED, "bin_s", "start") if options.get(key) is not None}
+    if time is not None:
+        edges = held[time] * scale
+        width = float(np.median(np.diff(edges))) if len(edges) > 1 else 0.0
+        if not width > 0 or np.abs(np.diff(edges) / width - 1).max() > UNEVEN:
+            raise InputError(path, key=time, found=f"steps around {width:g} s that are not all alike",
+                             expected="bins of one width", fix="fill gaps with rows of empty cells, or give bin_s")
+        arrays |= {"bin_s": width, "start": float(edges[0])}
+    return arrays_dataset(wanted, held.__getitem__, arrays, where=path, format="spike_table")

@@ -1,8 +1,9 @@
-"""NumPy archives of spikes: counts, spike times with the unit of each, or a TsGroup that pynapple saved.
+"""NumPy archives of spikes: counts, traces, spike times with the unit of each, or a TsGroup that pynapple saved.
 
-Options: those of `sciml.data.readers._spike_arrays` (`counts` or `spike_times` and `spike_units`, `orientation`,
-`behaviour`, `trials`, `time_unit`, `sample_rate`) and of all spikes. A ``.npy`` file holds one array, called ``array``.
-An archive is recognised if it has arrays ``spike_times`` and ``spike_units``, or says it is a TsGroup (times in s).
+Options: those of `sciml.data.readers._spike_arrays` (`counts`, `traces` or `spike_times` and `spike_units`,
+`orientation`, `behaviour`, `states`, `trials`, `time_unit`, `sample_rate`) and of all spikes. A ``.npy`` file holds one
+array, called ``array``. An archive is recognised if it has arrays ``spike_times`` and ``spike_units``, a matrix that is
+called as counts or traces usually are, or says it is a TsGroup (times in s).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import xarray as xr
 from sciml.data.files import head, local_path
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._guarded import npy_array, npz_array, npz_headers
-from sciml.data.readers._spike_arrays import ARRAY_OPTIONS, arrays_dataset
+from sciml.data.readers._spike_arrays import ARRAY_OPTIONS, FEW, ORIENTATIONS, arrays_dataset
 from sciml.data.readers._spike_join import recordings
 from sciml.data.readers._spikes import Beside, by_unit, events_dataset, rules_of, unit_labels
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
@@ -27,6 +28,9 @@ from sciml.errors import InputError
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 TSGROUP = frozenset({"type", "t", "index", "keys", "start", "end"})
 PICKLED = ("_metadata",)
+NAMES: Mapping[str, frozenset[str]] = {
+    "counts": frozenset({"counts", "spike_counts", "binned_spikes", "spikes", "count"}),
+    "traces": frozenset({"traces", "dff", "df_f", "fluorescence", "calcium", "trace"})}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,11 @@ class SpikesNpz:
         options = {"spike_times": "spike_times", "spike_units": "spike_units"}
         if set(options) <= set(headers):
             return guess(_read(path, options), path, options=options, limit_bytes=limit_bytes)
-        return guess(_read(path, {}), path, limit_bytes=limit_bytes) if set(headers) >= TSGROUP else None
+        if set(headers) >= TSGROUP:
+            return guess(_read(path, {}), path, limit_bytes=limit_bytes)
+        supposed = _suppose(headers)
+        return None if supposed is None else guess(_read(path, supposed), path, options=supposed,
+                                                   limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """Counts ``(recording, time, unit)`` or events ``spike_time (spike)``."""
@@ -51,6 +59,21 @@ class SpikesNpz:
 
 
 PLUGIN = SpikesNpz()
+
+
+def _suppose(headers: Mapping[str, NpyHeader]) -> dict[str, Any] | None:
+    """Options for the one matrix with such a name, its longer axis being time, and what is as long beside it."""
+    found = [(key, name) for key, known in NAMES.items() for name in headers
+             if name.lower() in known and len(headers[name].shape) == 2]
+    if len(found) != 1:
+        return None
+    (key, name), = found
+    shape = headers[name].shape
+    beside = {n: {"unit": None} for n, h in headers.items()
+              if n != name and h.dtype.kind in "fiu" and h.shape[:1] == (max(shape),) and len(h.shape) <= 2
+              and (len(h.shape) == 1 or h.shape[1] < min(FEW, min(shape)))}
+    return {key: name, "orientation": ORIENTATIONS[shape[0] < shape[1]], "bin_s": None, "behaviour": beside,
+            **({"trace_unit": None} if key == "traces" else {})}
 
 
 def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:

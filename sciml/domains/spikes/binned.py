@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -12,11 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question
+from sciml.adapter import Arrays, Metric, Operate, Question, Windows
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.domains.spikes.calibrate import next_bins
 from sciml.domains.spikes.config import LABELLED, SpikesConfig, reconfigured
 from sciml.domains.spikes.encode import (
+    DISPERSION,
     Frame,
     Window,
     channel,
@@ -32,10 +33,10 @@ from sciml.domains.spikes.fitted import fit as fit_dataset
 from sciml.domains.spikes.floors import NAMES
 from sciml.domains.spikes.history import HistoryState
 from sciml.domains.spikes.layout import Layout
-from sciml.domains.spikes.sampling import draw_counts
+from sciml.domains.spikes.noise import CountNoise, Noise, TraceNoise
+from sciml.domains.spikes.noise import restore as restore_noise
 from sciml.domains.spikes.scores import METRICS, normaliser
 from sciml.domains.spikes.scores import score as score_windows
-from sciml.domains.spikes.traces import draw_values
 from sciml.domains.spikes.windows import Source, SpikeWindows, split_windows
 from sciml.errors import InputError
 from sciml.recipe import validate
@@ -53,12 +54,15 @@ class Binned:
     standardised behaviour, log-probabilities of states, places in an embedding.
 
     datasets: what is known of each, by name. reference_s: the time by which coordinates are divided, of the first data
-    set fitted. A rollout step draws one bin of all units given the past: each Poisson, traces normal.
+    set fitted. noises: by data set, how bins scatter around what the trained operator expects of them. A rollout step
+    draws one bin of all units given the past: together, as `calibrated` found them to scatter; before that, each by
+    itself, counts Poisson and traces normal.
     """
 
     config: SpikesConfig
     datasets: Mapping[str, Fitted] = field(default_factory=dict)
     reference_s: float | None = None
+    noises: Mapping[str, Noise] = field(default_factory=dict)
     name: str = "spikes"
     differentiate: tuple[str, ...] = ()
 
@@ -85,6 +89,18 @@ class Binned:
         reference = self.reference_s or REFERENCE_BINS * fitted.bin_s
         return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference_s=reference)
 
+    def calibrated(self, forward: Callable[[TokenBatch], Outputs], windows: Windows) -> Self:
+        """The same, with the noise of the data set that `windows` are of (`sciml.domains.spikes.noise`): it reads the
+        training split of their store. Where next bins are not predicted, there is nothing to draw."""
+        assert isinstance(windows, SpikeWindows)
+        if "next" not in self.config.tasks:
+            return self
+        source = self._source(windows.source.layout.store)
+        predicted, came = next_bins(self.encode, forward, source, self.config)
+        noise = (TraceNoise.fit(predicted, came) if source.fit.signal == "trace"
+                 else CountNoise.fit(predicted.double().exp(), came, _most(source.fit)))
+        return replace(self, noises={**self.noises, source.fit.name: noise})
+
     def floor(self) -> Self:
         """The same adapter whose baseline is the classical predictor of each task."""
         return replace(self, config=self.config.model_copy(update={"corrects": "floor"}))
@@ -102,6 +118,8 @@ class Binned:
                 logs = task == "state" or (names is None and fit.signal == "count")
                 heads[head_of(fit, task)] = HeadSpec(kind if names is None else "along_time", names or (channel(fit),),
                                                      link="log" if logs else "identity")
+            if frame.dispersed and fit.signal == "count":
+                heads[DISPERSION] = HeadSpec(kind, (channel(fit),), link="log")
         return TokenSpec(
             domain=self.name, channels=channels, heads=heads, lattice_conditions=frame.lattice_conditions,
             identities={f"{name}/unit": fit.units for name, fit in self.datasets.items()}, patch=self.config.patch,
@@ -142,7 +160,7 @@ class Binned:
 
         ``known``: where the batch holds a truth."""
         fit = known(self.datasets, batch.dataset, "batch")
-        (head, target), = batch.targets.items()
+        (head, target), = ((h, t) for h, t in batch.targets.items() if h != DISPERSION)
         value = predictions[head].detach().cpu().double()
         mask = target.mask.expand(value.shape).cpu().numpy()
         if head in LABELLED:
@@ -200,12 +218,11 @@ class Binned:
         batch, members = state.batch, _members(state.batch)
         head = head_of(fit, "next")
         mean = batch.targets[head].predict(outputs[head])[:, :, -1, 0]  # (B, N)
+        drawn = self._noise(fit).draw(mean, members, self.config.sampling, generator)
         if fit.signal == "trace":
-            drawn = draw_values(fit, members, mean, self.config.sampling, generator)
-            expected = mean * fit.history.spread[members].to(mean) + fit.history.centre[members].to(mean)
+            spread, centre = (x[members].to(mean) for x in (fit.history.spread, fit.history.centre))
+            drawn, expected = drawn * spread + centre, mean * spread + centre
         else:
-            most = self._most(fit)
-            drawn = draw_counts(mean.clamp(-20.0, math.log(most)), most, self.config.sampling, generator)
             expected = mean.exp()
         first = round(float(batch.axes[1].coord[0, -1, 0]) * self.frame().reference_s / fit.bin_s) + 1
         ahead = state.extra["stimulus"]
@@ -251,16 +268,20 @@ class Binned:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         parts = {name: fit.state() for name, fit in self.datasets.items()}
         config = {"config": self.config.model_dump(mode="json"), "reference_s": self.reference_s,
-                  "datasets": {name: part[0] for name, part in parts.items()}}
-        return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+                  "datasets": {name: part[0] for name, part in parts.items()},
+                  "noises": {name: noise.state()[0] for name, noise in self.noises.items()}}
+        arrays = {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+        return config, arrays | {f"{name}/noise/{key}": array for name, noise in self.noises.items()
+                                 for key, array in noise.state()[1].items()}
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        datasets = {}
-        for name, part in config["datasets"].items():
-            own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
-            datasets[name] = Fitted.restore(name, part, own)
-        return cls(validate(SpikesConfig, config["config"], where="checkpoint"), datasets, config["reference_s"])
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        datasets = {name: Fitted.restore(name, saved, part(f"{name}/")) for name, saved in config["datasets"].items()}
+        noises = {name: restore_noise(saved, part(f"{name}/noise/")) for name, saved in config["noises"].items()}
+        return cls(validate(SpikesConfig, config["config"], where="checkpoint"), datasets, config["reference_s"],
+                   noises)
 
     def _next(self, fit: Fitted, window: Window) -> tuple[TokenBatch, HistoryState]:
         """A causal batch whose every cell asks for the next bin, without a truth."""
@@ -268,10 +289,13 @@ class Binned:
         target = rate_target(fit, window.members, unknown, torch.zeros_like(unknown, dtype=torch.bool))
         return inputs(fit, self.frame(), window, {head_of(fit, "next"): target})
 
-    def _most(self, fit: Fitted) -> int:
-        """Counts that a bin can hold in generation: far beyond what the busiest unit's mean makes likely."""
-        busiest = float(fit.history.rate.max())
-        return int(8 + MOST_PER_BIN * busiest + 8 * busiest**0.5)
+    def _noise(self, fit: Fitted) -> Noise:
+        if fit.name in self.noises:
+            return self.noises[fit.name]
+        if fit.signal == "count":
+            return CountNoise.poisson(len(fit.units), _most(fit))
+        error = np.array(fit.floors["next"].provenance["validation_rmse"]) / fit.history.spread.numpy()
+        return TraceNoise(torch.from_numpy(error), torch.eye(len(error), dtype=torch.float64))
 
     def _source(self, store: Store) -> Source:
         fit = known(self.datasets, store.meta.dataset, store.url)
@@ -288,7 +312,8 @@ class Binned:
             return tuple(dict.fromkeys(n for fit in self.datasets.values() for n in getattr(fit, name).labels))
         config = self.config
         return Frame(self.reference_s or 1.0, config.slow_s, config.lags, union("behaviour"), union("states"),
-                     union("stimulus"), config.corrects == "floor", config.embedding)
+                     union("stimulus"), config.corrects == "floor", config.embedding,
+                     config.likelihood == "negative_binomial" and not {"next", "masked"}.isdisjoint(config.tasks))
 
     def _dataset(self, batch: TokenBatch, name: str, dim: str, values: np.ndarray, mask: np.ndarray) -> xr.Dataset:
         dims = ("sample", "time", dim)
@@ -301,3 +326,9 @@ def _members(batch: TokenBatch) -> np.ndarray:
     ids = batch.axes[0].ids
     assert ids is not None
     return ids[0].cpu().numpy()
+
+
+def _most(fit: Fitted) -> int:
+    """Counts that a bin can hold in generation: far beyond what the busiest unit's mean makes likely."""
+    busiest = float(fit.history.rate.max())
+    return int(8 + MOST_PER_BIN * busiest + 8 * busiest**0.5)

@@ -97,7 +97,8 @@ class SpikesConfig(Section):
     each unit's past that the operator is given. behaviours: those to decode (null: all). labelled: the share of
     training time whose labels are used, in one contiguous part that `labelled_seed` places. floor: the classical
     predictor of rates that scores are printed beside (of traces: ridge). corrects: what the operator's output is added
-    to: each unit's mean, or the floor.
+    to: each unit's mean, or the floor. likelihood: of counts in training; the negative binomial has a dispersion of
+    each unit beside its rate, for where `evaluate` finds more of it than Poisson has (scores stay Poisson's).
     """
 
     tokens: Literal["bins", "events"] = "bins"
@@ -111,6 +112,7 @@ class SpikesConfig(Section):
     labelled: float = Field(default=1.0, gt=0, le=1)
     labelled_seed: int = Field(default=0, ge=0)
     corrects: Literal["rate", "floor"] = "rate"
+    likelihood: Literal["poisson", "negative_binomial"] = "poisson"
     floor: Literal["glm", "smoothed"] = "glm"
     masks: MaskConfig = MaskConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -52,10 +52,13 @@ class Ablation:
 @dataclass(frozen=True)
 class Response:
     """log_rate ``(unit, source, lag)``: mean over contexts of log λ_unit(t + lag) with one more spike of the source in
-    bin t, less what it is without, lags 1 … L bins; bin_s: their width. Properties are NaN on the diagonal."""
+    bin t, less what it is without, lags 1 … L bins; bin_s: their width; coincidences ``(unit, source)``: spikes of the
+    unit expected by chance in the first half of the lags after those of the source, in all of training. Properties are
+    NaN on the diagonal."""
 
     log_rate: np.ndarray
     bin_s: float
+    coincidences: np.ndarray
 
     @property
     def evidence(self) -> np.ndarray:
@@ -79,11 +82,13 @@ class Response:
 
     @property
     def p(self) -> np.ndarray:
-        """``(unit, source)`` two-sided, normal, of the evidence. Too small where few coincidences are expected: the
-        evidence then has longer tails than a normal (benchmarks/spikes_connectivity.py counts false links)."""
-        from scipy.stats import norm
+        """``(unit, source)`` two-sided, of the evidence: what it says is known from a number of coincidences, so it has
+        the tails of a Poisson number, longer above than a normal's and shorter below."""
+        from scipy.special import gammainc, gammaincc
 
-        return np.asarray(2 * norm.sf(np.abs(self.evidence)))
+        expected = np.maximum(self.coincidences, TINY)
+        seen = np.maximum(expected + self.evidence * np.sqrt(expected), TINY)
+        return np.asarray(np.minimum(2 * np.minimum(gammainc(seen, expected), gammaincc(seen + 1, expected)), 1.0))
 
 
 def ablation(forward: Forward, adapter: Binned, windows: SpikeWindows, count: int, *,
@@ -140,8 +145,10 @@ def impulse_response(forward: Forward, adapter: Binned, windows: SpikeWindows, c
         contexts += torch.isfinite(window.counts[0, steps - lags]).double().numpy()
         if progress is not None:
             progress(done + 1, len(chosen))
-    log_rate = total / np.maximum(contexts, 1.0)[:, None]
-    return Response(log_rate, windows.source.fit.bin_s)
+    source = windows.source
+    bins, rate = sum(b.stop - b.start for b in source.layout.blocks("train")), source.fit.history.rate.numpy()
+    chance = np.outer(rate, rate) * bins * -(-lags // 2)
+    return Response(total / np.maximum(contexts, 1.0)[:, None], source.fit.bin_s, chance)
 
 
 def standardised(effect: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ the diagonal (a unit's effect on itself is not a link) and neither matrix is NaN
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,15 @@ from sciml.errors import InputError
 class Estimate:
     """What a method says of each pair ``(target, source)``; NaN where it says nothing.
 
-    score: larger where a link is likelier; effect: signed, None if the method has no sign; delay: seconds; p_value.
+    score: larger where a link is likelier; effect: signed, None if the method has no sign; delay: seconds; p_value;
+    probability: posterior, of a link.
     """
 
     score: Array
     effect: Array | None = None
     delay: Array | None = None
     p_value: Array | None = None
+    probability: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Detected:
 class ConnectivityScores:
     """auprc's null is `density`, the share of pairs that are linked; auroc's and direction_accuracy's is ½.
 
-    by_p_value: detected at a false-discovery rate expected from p values alone (None without them). by_truth: the most
-    that the ranking can give at that rate, which takes the truth to find: an upper bound, not a rule for a lab.
+    by_p_value, by_probability: detected at a false-discovery rate expected from p values or from posteriors alone (None
+    without them). by_truth: the most that the ranking can give at that rate, which takes the truth to find: an upper
+    bound, not a rule for a lab.
     """
 
     num_pairs: int
@@ -58,6 +62,7 @@ class ConnectivityScores:
     auprc: float
     direction_accuracy: float
     by_p_value: Detected | None
+    by_probability: Detected | None
     by_truth: Detected
 
 
@@ -110,6 +115,20 @@ def detected_by_p_value(p_value: ArrayLike, rate: float = 0.1) -> Array:
     return tested & (p <= ordered[passed[-1]]) if len(passed) else np.zeros(p.shape, bool)
 
 
+def detected_by_probability(probability: ArrayLike, rate: float = 0.1) -> Array:
+    """``(target, source)`` boolean: the likeliest links, as many as have a mean of 1 − probability of at most `rate`.
+
+    That mean is the expected share of false links among them if the posteriors are right (Newton et al., Biostatistics
+    5, 2004). Equal probabilities go together.
+    """
+    p = np.asarray(probability, np.float64)
+    counted = pairs(p, p)
+    thresholds, _, taken = _ranking(p[counted], np.ones(int(counted.sum()), bool))
+    doubt = np.cumsum(1 - np.sort(p[counted])[::-1])[taken - 1] / taken
+    allowed = np.flatnonzero(doubt <= rate)
+    return counted & (p >= thresholds[allowed[-1]]) if len(allowed) else np.zeros(p.shape, bool)
+
+
 def detected_by_truth(score: ArrayLike, weight: ArrayLike, rate: float = 0.1) -> Array:
     """``(target, source)`` boolean: the largest set above a threshold on the score whose share of false links ≤ rate.
 
@@ -155,14 +174,19 @@ def score_connectivity(estimate: Estimate, weight: ArrayLike, delay: ArrayLike |
     s, w = np.asarray(estimate.score, np.float64), np.asarray(weight, np.float64)
     counted = pairs(s, w)
     linked = w[counted] != 0
-    chosen = None
-    if estimate.p_value is not None:
-        p = np.where(counted, np.asarray(estimate.p_value, np.float64), np.nan)
-        chosen = _judge(detected_by_p_value(p, rate), estimate, w, delay, dt)
+
+    def judged(values: Array | None, rule: Callable[[ArrayLike, float], Array]) -> Detected | None:
+        if values is None:
+            return None
+        inside = np.where(counted, np.asarray(values, np.float64), np.nan)
+        return _judge(rule(inside, rate), estimate, w, delay, dt)
+
     return ConnectivityScores(
         num_pairs=int(counted.sum()), density=float(linked.mean()) if linked.size else float("nan"),
         auroc=auroc(s[counted], linked), auprc=auprc(s[counted], linked), direction_accuracy=direction_accuracy(s, w),
-        by_p_value=chosen, by_truth=_judge(detected_by_truth(s, w, rate), estimate, w, delay, dt))
+        by_p_value=judged(estimate.p_value, detected_by_p_value),
+        by_probability=judged(estimate.probability, detected_by_probability),
+        by_truth=_judge(detected_by_truth(s, w, rate), estimate, w, delay, dt))
 
 
 def _judge(detected: Array, estimate: Estimate, weight: Array, delay: ArrayLike | None, dt: float) -> Detected:

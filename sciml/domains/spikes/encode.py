@@ -20,6 +20,8 @@ from sciml.tokens import Conditions, Target, TokenBatch, identity, time
 
 TRACE_HEADS: Mapping[str, str] = {"next": "next_trace", "masked": "trace"}
 COUNT_HEADS: Mapping[str, str] = {"next": "next", "masked": "rate"}
+DISPERSION = "dispersion"
+"""Head of the negative binomial's dispersions, in log, beside that of the rates."""
 
 
 def channel(fit: Fitted) -> str:
@@ -34,7 +36,8 @@ def head_of(fit: Fitted, task: str) -> str:
 @dataclass(frozen=True)
 class Frame:
     """What is common to all data sets: the reference time (s) of coordinates, time constants of the averages, names of
-    behaviours, states and covariates in the order of the spec, whether a floor is corrected, and the embedding."""
+    behaviours, states and covariates in the order of the spec, whether a floor is corrected, the embedding, and whether
+    counts have dispersions."""
 
     reference_s: float
     slow_s: tuple[float, ...]
@@ -44,6 +47,7 @@ class Frame:
     stimuli: tuple[str, ...]
     corrects_floor: bool
     embedding: EmbeddingConfig
+    dispersed: bool
 
     @property
     def lattice_conditions(self) -> tuple[str, ...]:
@@ -129,6 +133,19 @@ def rate_target(fit: Fitted, members: np.ndarray, count: Tensor, mask: Tensor,
         base = torch.where(torch.isfinite(log_rate), log_rate, base)
     lattice = [t.transpose(1, 2)[..., None] for t in (count.nan_to_num(0.0), known, base)]
     return Target(lattice[0], lattice[1], lattice[2], torch.ones_like(lattice[0]))
+
+
+def rate_targets(fit: Fitted, frame: Frame, head: str, target: Target, members: np.ndarray) -> dict[str, Target]:
+    """By head: the target of the rates, and the dispersions beside them, whose truth would be none. Raises `InputError`
+    if they were not fitted."""
+    if not frame.dispersed or fit.signal == "trace":
+        return {head: target}
+    if fit.dispersion is None:
+        raise InputError(fit.name, key="domains.spikes.likelihood", found="a data set fitted without dispersions",
+                         expected="their fit", fix="fit the data set under this likelihood first (sciml finetune)")
+    log = torch.from_numpy(fit.dispersion[members]).log().to(target.value)[None, :, None, None]
+    none = torch.zeros_like(target.value)
+    return {head: target, DISPERSION: Target(none, target.mask, log.expand(none.shape), target.scale)}
 
 
 def label_target(own: Columns, names: Sequence[str], values: Tensor, mask: Tensor, base: Tensor) -> Target:
@@ -262,12 +279,12 @@ def encode_window(fit: Fitted, frame: Frame, sample: xr.Dataset, task: Task) -> 
         hidden = sample["hidden"].values if "hidden" in sample else ~np.isfinite(truth.numpy())
         mask = mask & torch.from_numpy(hidden)
         target = rate_target(fit, window.members, truth[None], mask[None], log_rate)
-        return inputs(fit, frame, window, {head: target})[0]
+        return inputs(fit, frame, window, rate_targets(fit, frame, head, target, window.members))[0]
     later = None if log_rate is None else log_rate[:, 1:]
     target = rate_target(fit, window.members, truth[None, 1:], mask[None, 1:], later)
     known = Window(window.counts[:, :-1], window.past, window.stimulus[:, :-1], 0, True, window.members,
                    window.sources)
-    return inputs(fit, frame, known, {head: target})[0]
+    return inputs(fit, frame, known, rate_targets(fit, frame, head, target, window.members))[0]
 
 
 def _floor(fit: Fitted, sample: xr.Dataset, task: Task) -> Tensor:

@@ -14,10 +14,14 @@ from torch import Tensor
 from sciml.data.schema import Block
 from sciml.data.store import Store
 from sciml.domains.spikes.config import LABELLED, SpikesConfig, Task
-from sciml.domains.spikes.floors import KINDS, Floor, fit_floor
+from sciml.domains.spikes.dispersion import nb_dispersion
+from sciml.domains.spikes.floors import KINDS, Floor, fit_floor, predict_floor
 from sciml.domains.spikes.history import Basis, History, Recording
 from sciml.domains.spikes.layout import Layout
 from sciml.errors import InputError
+
+LEAST_DISPERSION = 1e-3
+"""Where counts vary as Poisson's or less: the likelihood hardly differs, and the logarithm is finite."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,35 @@ class Columns:
                    np.array(config["std"], np.float64))
 
 
-
-
 @dataclass(frozen=True)
 class Fitted:
-    """One data set. history: how the operator is given the past of each unit, with the training rates. floors: by task,
-    the classical predictor that scores are printed beside. held_out: units that `masked` never shows. state: the means
-    are the shares of the classes; stimulus: all covariates. unit: of what is recorded, 1 of counts."""
+    """One data set. history: how the operator is given the past of each unit, with the training rates. columns:
+    ``behaviour``, ``state`` (the means are the shares of the classes) and ``stimulus`` (all covariates). floors: by
+    task, the classical predictor that scores are printed beside. held_out: units that `masked` never shows. unit: of
+    what is recorded, 1 of counts. dispersion: ``(N,)`` of the negative binomial around the floor's training rates, if
+    that is the likelihood."""
 
     name: str
     units: tuple[str, ...]
     bin_s: float
     history: History
-    behaviour: Columns
-    stimulus: Columns
+    columns: Mapping[str, Columns]
     held_out: tuple[int, ...]
     floors: Mapping[str, Floor]
-    states: Columns
     unit: str = "1"
+    dispersion: np.ndarray | None = None
+
+    @property
+    def behaviour(self) -> Columns:
+        return self.columns["behaviour"]
+
+    @property
+    def states(self) -> Columns:
+        return self.columns["state"]
+
+    @property
+    def stimulus(self) -> Columns:
+        return self.columns["stimulus"]
 
     @property
     def signal(self) -> str:
@@ -95,9 +110,11 @@ class Fitted:
         for task, floor in self.floors.items():
             floors[task], parts = floor.state()
             arrays |= {f"{task}/{key}": value for key, value in parts.items()}
+        if self.dispersion is not None:
+            arrays["dispersion"] = self.dispersion
         return {"units": list(self.units), "bin_s": self.bin_s, "history": history, "floors": floors,
-                "behaviour": self.behaviour.state(), "stimulus": self.stimulus.state(),
-                "states": self.states.state(), "held_out": list(self.held_out), "unit": self.unit}, arrays
+                "columns": {key: columns.state() for key, columns in self.columns.items()},
+                "held_out": list(self.held_out), "unit": self.unit}, arrays
 
     @classmethod
     def restore(cls, name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fitted:
@@ -105,9 +122,9 @@ class Fitted:
             return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
         floors = {task: KINDS[saved["kind"]].restore(saved, part(task)) for task, saved in config["floors"].items()}
         return cls(name, tuple(config["units"]), float(config["bin_s"]),
-                   History.restore(config["history"], part("history")), Columns.restore(config["behaviour"]),
-                   Columns.restore(config["stimulus"]), tuple(config["held_out"]), floors,
-                   Columns.restore(config["states"]), str(config["unit"]))
+                   History.restore(config["history"], part("history")),
+                   {key: Columns.restore(saved) for key, saved in config["columns"].items()},
+                   tuple(config["held_out"]), floors, str(config["unit"]), arrays.get("dispersion"))
 
 
 def known(datasets: Mapping[str, Fitted], name: str, where: object) -> Fitted:
@@ -150,10 +167,24 @@ def fit(store: Store, config: SpikesConfig) -> Fitted:
         ("stimulus", ("1",) * len(layout.labels["stimulus"]), layout.blocks("train")))}
     _check_labels(store, config, columns)
     made = Fitted(store.meta.dataset, layout.units, layout.bin_s, History.fit(recordings, basis, layout.bin_s),
-                  columns["behaviour"], columns["stimulus"], held_out_of(layout, config), {}, columns["state"],
-                  layout.unit)
-    return replace(made, floors={task: _floor(task, layout, recordings, made, config, labelled)
+                  columns, held_out_of(layout, config), {}, layout.unit)
+    made = replace(made, floors={task: _floor(task, layout, recordings, made, config, labelled)
                                  for task in config.tasks})
+    asked = [task for task in config.tasks if task not in LABELLED]
+    if config.likelihood == "poisson" or layout.signal == "trace" or not asked:
+        return made
+    return replace(made, dispersion=_dispersion(asked[0], layout, recordings, made))
+
+
+def _dispersion(task: Task, layout: Layout, recordings: Sequence[Recording], made: Fitted) -> np.ndarray:
+    """``(N,)`` of training bins around the floor of a task, between `LEAST_DISPERSION` and 10."""
+    rates, counts = [], []
+    for group, r in zip(groups_of(layout), recordings):
+        stimulus = torch.from_numpy(layout.recorded(group).stimulus[:len(r.counts)])
+        rates.append(predict_floor(task, made, r.counts, stimulus)[r.train].double().exp().numpy())
+        counts.append(r.counts[r.train].double().numpy())
+    found = nb_dispersion(np.concatenate(rates), np.concatenate(counts))
+    return np.clip(np.nan_to_num(found), LEAST_DISPERSION, 10.0)
 
 
 def _floor(task: Task, layout: Layout, recordings: Sequence[Recording], made: Fitted, config: SpikesConfig,

@@ -1,166 +1,119 @@
-"""A hazard that is constant between log-spaced edges of the time since the last event, and its classical floor.
+"""A hazard per unit that corrects the floor's by a factor, constant between log-spaced edges of the time since the last
+event.
 
-λ_n(τ) = exp(x[n, j]) for edge_j ≤ τ < edge_{j+1}, the last interval without end. The likelihood of a point process with
-that hazard is the Poisson likelihood of one count per unit and interval with mean λ_n Δ_j(w), where Δ_j(w) is the time
-that a wait w spends in interval j (piecewise exponential model; Holford, Biometrics 36 (1980) 299).
+λ_n(τ) = exp(x[n, j]) φ_n(τ) for edge_j ≤ τ < edge_{j+1}, the last interval without end, φ the floor's. The likelihood
+of a point process with that hazard is, but for a constant, the Poisson likelihood of one count per unit and interval
+with mean exp(x[n, j]) ∫ φ_n over the part of the wait that lies in interval j (piecewise exponential model; Holford,
+Biometrics 36 (1980) 299).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sciml.domains.spikes.config import SamplingConfig
+from sciml.domains.spikes.event_exposure import After, ages, exposure, interval, waits
 from sciml.domains.spikes.sampling import nucleus
+from sciml.tokens import Target
 
-AGES_S = tuple(1e-3 * 2.0**k for k in range(11))
-"""Where the effect of the time since a unit's own last event has its knots: 1 ms to 1 s."""
-PENALTY = 4.0
-"""Of the floor's squared weights, in nats: the precision of a normal prior."""
-
-
-class Stretch(NamedTuple):
-    """Events of one stretch of recording without gaps: times (s) ascending and units ``(E,)``; `exposed`: the seconds
-    after each that are fitted on, `following`: the unit that ended them, −1 if none did ``(E,)``."""
-
-    time: Tensor
-    unit: Tensor
-    exposed: Tensor
-    following: Tensor
+TINY_S = 1e-12
+"""Stands for no time at all in a logarithm."""
+LEAST, MOST = -30.0, 12.0
+"""Bounds of a drawn unit's log-hazard, before what changes while one waits."""
 
 
 @dataclass(frozen=True)
-class HeldRate:
-    """log λ_n after an event: Poisson regression on unit n's own past at that event, held until the next event.
+class Hazard:
+    """edges: ``(J,)`` left edges in s, float64. What is predicted is the log of expected events per unit and interval,
+    that of the floor plus the output."""
 
-    Features: logs of exponential averages of the unit's events, and hat functions of the log of the time since its last
-    one (a renewal process with drift). rate: ``(N,)`` mean rates in 1/s, with which an unknown past begins; weight:
-    ``(N, F)``; the constant first.
-    """
+    edges: Tensor
+    objective = "poisson"
 
-    slow_s: tuple[float, ...]
-    rate: Tensor
-    weight: Tensor
+    def target(self, after: After, low: Tensor, high: Tensor, unit: Tensor) -> Target:
+        """Of waits from low to high ``(E,)`` that ended with an event of `unit` (−1: none), ``(1, E, N, J)``. All
+        intervals count of a wait that is scored, so that the loss is the likelihood over a number that doesn't depend
+        on what happened."""
+        spent = exposure(after, low, high, self.edges)
+        ended = unit >= 0
+        value = torch.zeros(spent.shape, dtype=torch.float32)
+        rows = torch.arange(len(low))[ended]
+        value[rows, unit[ended], interval(high, self.edges)[ended]] = 1.0
+        scored = (ended | (high > low))[:, None, None].expand(value.shape)
+        base = after.log_rate[:, :, None] + spent.clamp_min(TINY_S).log()
+        parts = (value, scored, torch.where(scored, base, 0.0).float(), torch.ones_like(value))
+        return Target(*(t[None] for t in parts))
 
-    @classmethod
-    def fit(cls, stretches: Sequence[Stretch], rate: Tensor, slow_s: tuple[float, ...]) -> Self:
-        """Newton's method, unit by unit: strictly convex. rate: ``(N,)`` float64, positive."""
-        blank = cls(slow_s, rate, rate.new_zeros(len(rate), 1 + len(slow_s) + len(AGES_S)))
-        rows = []
-        for index in range(len(rate)):
-            features = torch.cat([blank.features(*blank.past(s, index), index) for s in stretches])
-            exposed = torch.cat([s.exposed for s in stretches])
-            came = torch.cat([s.following == index for s in stretches]).to(rate)
-            used = (exposed > 0) | (came > 0)
-            rows.append(_newton(features[used], came[used], rate[index] * exposed[used]))
-        return cls(slow_s, rate, torch.stack(rows))
+    def gain(self, target: Target, predicted: Tensor) -> Tensor:
+        """``(E,)`` nats, the log-likelihood of what came less that of the floor."""
+        base, came, x = target.baseline.double(), target.value.double(), predicted.double()
+        mean, null = (torch.where(target.mask, t.exp(), 0.0).sum((2, 3))[0] for t in (x, base))
+        return (came * (x - base)).sum((2, 3))[0] - mean + null
 
-    def past(self, stretch: Stretch, index: int) -> tuple[Tensor, Tensor]:
-        """After each event, averages ``(E, S)`` in 1/s of one unit's events and the time since its last ``(E,)``; since
-        the first event of all where there was none."""
-        tau = self.slow_s
-        mine = stretch.unit == index
-        own, value, last = stretch.time[mine], [float(self.rate[index])] * len(tau), float(stretch.time[0])
-        kept = [value]
-        for now in own.tolist():
-            value = [v * math.exp((last - now) / t) + 1 / t for v, t in zip(value, tau)]
-            kept.append(value)
-            last = now
-        count = mine.cumsum(0)  # by order, not by time: of simultaneous events, the later ones haven't happened
-        age = stretch.time - torch.cat([stretch.time[:1], own])[count]
-        keep = torch.exp(-age[:, None] / torch.tensor(tau, dtype=age.dtype))
-        return torch.tensor(kept, dtype=age.dtype).view(-1, len(tau))[count] * keep, age
+    def floor_likelihood(self, after: After, low: Tensor, high: Tensor, unit: Tensor) -> Tensor:
+        """``(E,)`` nats (times in s) of the floor alone: ``log φ_unit(high) − Σ_n ∫ φ_n``."""
+        spent = exposure(after, low, high, self.edges[:1])[:, :, 0]
+        at = after.log_hazard(high).gather(1, unit.clamp_min(0)[:, None])[:, 0]
+        return torch.where(unit >= 0, at, 0.0) - (after.log_rate.exp() * spent).sum(1)
 
-    def features(self, averages: Tensor, age: Tensor, index: int | slice = slice(None)) -> Tensor:
-        """``(…, F)`` of averages ``(…, S)`` and ages ``(…)``; index: whose they are."""
-        half = 0.5 / torch.tensor(self.slow_s, dtype=averages.dtype)
-        rate = self.rate[index].to(averages)[..., None]
-        slow = torch.log((averages + half) / (rate + half))
-        knots = len(AGES_S)
-        where = (torch.log2(age.clamp_min(1e-9) / AGES_S[0])).clamp(0, knots - 1)[..., None]
-        hats = (1 - (where - torch.arange(knots)).abs()).clamp_min(0)
-        return torch.cat([torch.ones_like(where), slow, hats], -1)
+    def likely(self, target: Target, predicted: Tensor) -> Tensor:
+        """``(E,)`` the unit with the most expected events."""
+        return torch.where(target.mask, predicted.exp(), 0.0).sum(-1).argmax(-1)[0]
 
-    def log_rate(self, averages: Tensor, age: Tensor) -> Tensor:
-        """``(N,)`` log of 1/s, of all units' averages ``(N, S)`` and ages ``(N,)``."""
-        return self.rate.log() + (self.features(averages, age) * self.weight).sum(-1)
+    def integrated(self, after: After, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """``(E, N)`` expected events from low to high seconds ``(E,)`` after each event if none comes between; x:
+        outputs ``(E, N, J)``."""
+        return ((after.log_rate[:, :, None] + x).exp() * exposure(after, low, high, self.edges)).sum(-1)
 
-    def after(self, stretch: Stretch) -> Tensor:
-        """``(E, N)`` log of 1/s after each event."""
-        columns = [self.features(*self.past(stretch, n), n) @ self.weight[n] for n in range(len(self.rate))]
-        return torch.stack(columns, -1) + self.rate.log()
+    def draw(self, after: After, x: Tensor, sampling: SamplingConfig,
+             generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Wait in seconds ``(1,)``, differentiable in the outputs x ``(N, J)``, and unit ``(1,)`` of the event after
+        the one that `after` holds.
 
-    def advance(self, averages: Tensor, wait: Tensor, unit: Tensor) -> Tensor:
-        """Averages ``(N, S)`` after one more event of `unit` ``(1,)``, a wait ``(1,)`` later."""
-        tau = torch.tensor(self.slow_s, dtype=averages.dtype)
-        jump = torch.zeros_like(averages).index_fill(0, unit, 1.0) / tau
-        return averages * torch.exp(-wait[:, None] / tau) + jump
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {"rate": self.rate.numpy(), "weight": self.weight.numpy()}
+        The wait is where the integrated hazard of all units reaches an exponential number; the unit is drawn in
+        proportion to its hazard there.
+        """
+        rate = (after.log_rate[0][:, None] + x).clamp(LEAST, MOST)  # (N, J)
+        level = -torch.log1p(-torch.rand(1, generator=generator, dtype=torch.float64)).to(rate)
+        low, high, passed = torch.zeros_like(level), self.edges[-1:], torch.zeros_like(level)
+        while True:
+            parts, spent = waits(after.at(torch.zeros(1, dtype=torch.long)), low, high, self.edges)
+            total = passed + (spent * rate.T[interval(parts.middle, self.edges)].exp()).sum(-1).cumsum(0)  # (M,)
+            if bool(total[-1] > level):
+                break
+            passed, low, high = total[-1:], high, 2 * high
+        m = int((total <= level).sum())
+        j = interval(parts.middle[m], self.edges)
+        log_rate = rate[:, int(j)] + after.clock.at(after.time + parts.middle[m])[0]
+        missing = level - (total[m - 1] if m else passed)
+        wait = _reach(missing, log_rate, after, parts.low[m], parts.high[m])
+        chance = nucleus((log_rate + after.renewal.at(after.age[0] + wait)).detach(), sampling)
+        return wait, torch.multinomial(chance, 1, generator=generator)
 
 
-def _newton(x: Tensor, came: Tensor, expected: Tensor, steps: int = 20) -> Tensor:
-    """argmin_w Σ expected · exp(x w) − came · x w + ½ PENALTY w²: ``(F,)``."""
-    ridge = PENALTY * torch.eye(x.shape[1], dtype=x.dtype)
-
-    def loss(w: Tensor) -> Tensor:
-        eta = x @ w
-        return (expected * eta.exp() - came * eta).sum() + PENALTY / 2 * w.square().sum()
-
-    w = x.new_zeros(x.shape[1])
-    current = loss(w)
-    for _ in range(steps):
-        mean = expected * (x @ w).exp()
-        move = torch.linalg.solve(x.T @ (mean[:, None] * x) + ridge, x.T @ (mean - came) + PENALTY * w)
-        share = 1.0
-        while not bool((now := loss(w - share * move)) <= current) and share > 1e-6:
-            share /= 2
-        if share <= 1e-6 or float(current - now) < 1e-6 * (1 + float(came.sum())):
-            break
-        w, current = w - share * move, now
-    return w
+def _reach(level: Tensor, log_rate: Tensor, after: After, low: Tensor, high: Tensor) -> Tensor:
+    """``(1,)`` when, in a segment from low to high where log_rate ``(N,)`` holds, the integrated hazard of all units
+    reaches `level` ``(1,)``: it is linear between the times at which any unit's age enters another cell."""
+    age = after.age[0]
+    enters = (ages(age)[1:] - age[:, None]).flatten()
+    at = torch.cat([low[None], enters[(enters > low) & (enters < high)].sort().values, high[None]])
+    since = after.renewal.until(age + at[:, None]) - after.renewal.until(age + low)
+    total = (log_rate.exp() * since).sum(-1)
+    k = int((total[1:-1] <= level).sum())
+    middle = (at[k] + at[k + 1]) / 2
+    slope = (log_rate + after.renewal.at(age + middle)).exp().sum()
+    return torch.minimum(at[k] + (level - total[k]).clamp_min(0.0) / slope, at[k + 1])
 
 
 def make_edges(shortest_s: float, longest_s: float, count: int) -> Tensor:
-    """``(count,)`` left edges in seconds: 0, then log-spaced from `shortest_s` to `longest_s`.
+    """``(count,)`` left edges in seconds, float64: 0, then log-spaced from `shortest_s` to `longest_s`.
 
-    >>> make_edges(0.001, 0.1, 4).tolist()
-    [0.0, 0.0010000000474974513, 0.009999999776482582, 0.10000000149011612]
+    >>> make_edges(0.001, 0.1, 4).numpy().round(6).tolist()
+    [0.0, 0.001, 0.01, 0.1]
     """
-    inner = torch.logspace(torch.tensor(shortest_s).log10().item(), torch.tensor(longest_s).log10().item(), count - 1)
-    return torch.cat([torch.zeros(1), inner])
-
-
-def exposure(low: Tensor, high: Tensor, edges: Tensor) -> Tensor:
-    """``(..., J)`` seconds that times since the last event, from low to high ``(...)``, spend in each interval."""
-    right = torch.cat([edges[1:], edges.new_full((1,), torch.inf)])
-    return (torch.minimum(high[..., None], right) - torch.maximum(low[..., None], edges)).clamp_min(0.0)
-
-
-def place(wait: Tensor, edges: Tensor) -> Tensor:
-    """``(...)`` the interval that a wait ends in."""
-    return torch.searchsorted(edges, wait.contiguous(), right=True).clamp_min(1) - 1
-
-
-def draw_event(log_hazard: Tensor, edges: Tensor, sampling: SamplingConfig,
-               generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Wait in seconds ``(1,)``, differentiable in the hazard, and unit ``(1,)`` of the next event, from ``(N, J)``.
-
-    The wait is where the integrated total hazard reaches an exponential number; the unit is drawn in proportion to its
-    hazard there.
-    """
-    total = log_hazard.logsumexp(0).exp()  # (J,)
-    widths = edges.diff()
-    passed = torch.cat([total.new_zeros(1), (total[:-1] * widths).cumsum(0)])  # integrated at each left edge
-    level = -torch.log1p(-torch.rand(1, generator=generator, dtype=torch.float64)).to(total)
-    j = place(level, passed.detach())
-    wait = edges[j] + (level - passed[j]) / total[j].clamp_min(1e-12)
-    chance = nucleus(log_hazard.detach()[:, int(j)], sampling)
-    return wait, torch.multinomial(chance, 1, generator=generator)
+    inner = torch.logspace(torch.tensor(shortest_s).log10().item(), torch.tensor(longest_s).log10().item(), count - 1,
+                           dtype=torch.float64)
+    return torch.cat([inner.new_zeros(1), inner])

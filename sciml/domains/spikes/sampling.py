@@ -1,4 +1,4 @@
-"""Drawing spikes from rates, with temperature and nucleus; differentiable in the rate."""
+"""Temperature and nucleus, of counts and of units alike."""
 
 from __future__ import annotations
 
@@ -22,14 +22,3 @@ def nucleus(logits: Tensor, sampling: SamplingConfig) -> Tensor:
     before = ordered.cumsum(-1) - ordered
     kept = torch.zeros_like(chance).scatter(-1, place, torch.where(before < sampling.top_p, ordered, 0.0))
     return kept / kept.sum(-1, keepdim=True)
-
-
-def draw_counts(log_rate: Tensor, most: int, sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """Poisson counts ``(...)`` of at most `most`: logits ``k log λ − log k!``. Their gradient is that of the rate
-    (straight through; Bengio et al., arXiv:1308.3432)."""
-    k = torch.arange(most + 1, dtype=log_rate.dtype, device=log_rate.device)
-    logits = k * log_rate.detach()[..., None] - torch.lgamma(k + 1)
-    chance = nucleus(logits, sampling)
-    drawn = torch.multinomial(chance.flatten(0, -2).cpu(), 1, generator=generator).view(log_rate.shape)
-    rate = log_rate.exp()
-    return drawn.to(log_rate) + (rate - rate.detach())

@@ -1,4 +1,5 @@
-"""The log-hazard of every member of a set after each event, by time since that event."""
+"""What may come after each event: a value per member of a set and interval of the time since then, be it the log of a
+hazard or the logit of a class."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ class PooledHead(nn.Module):
         self.names = list(dict.fromkeys((*self.names, *head.outputs)))
 
     def forward(self, given: HeadInput) -> Tensor:
-        y = nn.functional.silu(self.hidden(given.tokens)) @ self.outputs(self.names).T
+        x = given.levels[0] if self.reduction == "sum" else given.tokens
+        y = nn.functional.silu(self.hidden(x)) @ self.outputs(self.names).T
         packed = given.geometry.packed_axis
         if packed is None:
             flat = y.flatten(1, -2)

@@ -15,10 +15,10 @@ from sciml.data.store import Store
 from sciml.domains.spikes.binned import Binned
 from sciml.domains.spikes.config import SamplingConfig
 from sciml.domains.spikes.events import HEAD, Events
-from sciml.domains.spikes.hazard import exposure
 from sciml.domains.spikes.matching import activity_of_counts, match
+from sciml.domains.spikes.noise import CountNoise
 from sciml.domains.spikes.rescaling import rescaling_test
-from sciml.domains.spikes.sampling import draw_counts, nucleus
+from sciml.domains.spikes.sampling import nucleus
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
 from sciml.predictor import Predictor
@@ -37,9 +37,10 @@ def predictor_of(adapter: Binned | Events, mixer: str) -> Predictor:
 
 @pytest.mark.parametrize("rate", [0.05, 0.8, 3.0])
 def test_counts_are_poisson(rate: float) -> None:
-    log_rate = torch.full((5000,), rate, dtype=torch.float64).log()
-    drawn = draw_counts(log_rate, 20, SamplingConfig(), torch.Generator().manual_seed(0))
-    seen = np.bincount(drawn.long().numpy(), minlength=21)[:21]
+    log_rate = torch.full((5000, 1), rate, dtype=torch.float64).log()
+    generator = torch.Generator().manual_seed(0)
+    drawn = CountNoise.poisson(1, 20).draw(log_rate, np.arange(1), SamplingConfig(), generator)
+    seen = np.bincount(drawn[:, 0].long().numpy(), minlength=21)[:21]
     expected = 5000 * poisson.pmf(np.arange(21), rate)
     few = expected < 5
     both = [np.append(x[~few], x[few].sum()) for x in (seen, expected)]
@@ -56,7 +57,8 @@ def test_temperature_and_nucleus() -> None:
 
 def test_gradient_of_counts_is_that_of_the_rate() -> None:
     log_rate = torch.tensor([0.3, -1.0], requires_grad=True)
-    draw_counts(log_rate, 9, SamplingConfig(), torch.Generator().manual_seed(1)).sum().backward()
+    generator = torch.Generator().manual_seed(1)
+    CountNoise.poisson(2, 9).draw(log_rate[None], np.arange(2), SamplingConfig(), generator).sum().backward()
     assert log_rate.grad is not None
     torch.testing.assert_close(log_rate.grad, log_rate.detach().exp())
 
@@ -75,10 +77,11 @@ def test_generated_counts(network_store: Callable[..., Store]) -> None:
     assert {c.name: c.value for c in match(activity, activity)}["rate_error"] == 0
 
 
-def test_generated_events_follow_their_own_hazard(network_store: Callable[..., Store]) -> None:
+@pytest.mark.parametrize("dt", ["hazard", "categorical"])
+def test_generated_events_follow_what_was_told(dt: str, network_store: Callable[..., Store]) -> None:
     """Time rescaling of events, unit by unit, under the hazard that a second, uncached pass gives."""
     store = network_store()
-    adapter = Events.create(EVENTS).fit(store)
+    adapter = Events.create({**EVENTS, "events": {**EVENTS["events"], "dt": dt}}).fit(store)
     predictor = predictor_of(adapter, "gated")
     with torch.no_grad():
         for table in predictor.operator.ports["spikes"].heads[HEAD].rows.tables.values():  # type: ignore[union-attr, index]
@@ -88,14 +91,17 @@ def test_generated_events_follow_their_own_hazard(network_store: Callable[..., S
     known = int(start.attrs["look_back"])
     time = np.concatenate([start["spike_time"].values[:known], made["time"].values])
     unit = np.concatenate([start["spike_unit"].values[:known], made["spike_unit"].values.astype(int)])
-    sample = xr.Dataset({"spike_time": ("spike", time), "spike_unit": ("spike", unit)},
-                        coords={"unit": start["unit"].values}, attrs={"dataset": "net"})
+    sample = xr.Dataset({"spike_time": ("spike", time), "spike_unit": ("spike", unit),
+                         "stimulus_value": (("time", "stimulus"), start["stimulus_value"].values)},
+                        coords={"unit": start["unit"].values, "time": start["bin"].values,
+                                "stimulus": start["stimulus"].values}, attrs={"dataset": "net"})
     batch = adapter.encode(sample)
-    hazard = adapter._rates(adapter.datasets["net"], sample, torch.tensor(time), torch.tensor(unit))[:, :, None]
-    hazard = (hazard + predictor.forward(batch)[HEAD][0].double()).exp()[known - 1:-1]
-    waits = torch.tensor(np.diff(time[known - 1:]))
-    spent = exposure(torch.zeros_like(waits), waits, adapter.edges.double())
-    total = (hazard * spent[:, None]).sum(-1).cumsum(0).numpy()
+    after = adapter._after(adapter.datasets["net"], sample, torch.tensor(time), torch.tensor(unit))
+    output = predictor.forward(batch)[HEAD][0].double()[known - 1:-1]
+    high = torch.tensor(np.diff(time[known - 1:]))
+    rows = torch.arange(known - 1, len(time) - 1)
+    steps = adapter.next_event.integrated(after.at(rows), output, torch.zeros_like(high), high)
+    total = steps.cumsum(0).numpy()
     gaps = np.concatenate([np.diff(total[unit[known:] == n, n], prepend=0.0) for n in range(12)])
     assert len(gaps) == 300
     assert kstest(np.diff(total.sum(1), prepend=0.0), "expon").pvalue > 0.01

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciml import tokens
-from sciml.objectives.population import cross_entropy, neighbourhoods, objective
+from sciml.domains.spikes.dispersion import nb_log_likelihood
+from sciml.losses import poisson
+from sciml.objectives.population import cross_entropy, negative_binomial, neighbourhoods, objective
 from sciml.tokens import Outputs, Target, TokenBatch
 
 
@@ -97,3 +100,29 @@ def test_neighbourhoods_don_t_care_where_the_embedding_lies_and_ignore_unknown_c
     none = neighbourhoods(wrong, y, torch.zeros_like(mask))
     assert none.tolist() == [0.0, 0.0]
     assert torch.autograd.gradcheck(lambda z: neighbourhoods(z, y, mask), wrong)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-9, 3))
+def test_negative_binomial_is_the_likelihood_and_poissons_in_the_limit(seed: int, log_dispersion: float) -> None:
+    rng = np.random.default_rng(seed)
+    y, log_rate = torch.from_numpy(rng.poisson(1.5, (1, 40)).astype(float)), torch.from_numpy(rng.normal(size=(1, 40)))
+    mask = torch.from_numpy(rng.random((1, 40)) < 0.7)
+    found = negative_binomial(log_rate, torch.full_like(y, log_dispersion), y, mask)
+    seen = y.masked_fill(~mask, torch.nan)[0, :, None].numpy()
+    likelihood = nb_log_likelihood(log_rate[0].exp()[:, None], math.exp(log_dispersion), seen)[0]
+    best = (torch.xlogy(y, y) - y - torch.lgamma(y + 1))[mask].sum()
+    assert float(found) == pytest.approx((float(best) - likelihood) / float(mask.sum()), abs=1e-6)
+    limit = negative_binomial(log_rate, torch.full_like(y, -30.0), y, mask)
+    torch.testing.assert_close(limit, poisson(log_rate[..., None], y[..., None], mask[..., None]), atol=1e-4, rtol=0)
+
+
+def test_dispersions_go_with_the_rates_of_a_batch() -> None:
+    count, log = torch.full((2, 2, 3, 1), 3.0), torch.zeros(2, 2, 3, 1)
+    both = batch(next=target(count), dispersion=target(torch.zeros_like(count)))
+    outputs = Outputs({"next": count.log(), "dispersion": log.requires_grad_()})
+    loss = objective(outputs, both)
+    torch.testing.assert_close(loss, negative_binomial(count.log(), log, count, count > 0))
+    loss.sum().backward()
+    assert log.grad is not None
+    assert bool((log.grad > 0).all()), "counts at their rates ask for less dispersion"

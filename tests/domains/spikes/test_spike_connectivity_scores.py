@@ -100,6 +100,27 @@ def test_benjamini_hochberg_keeps_its_rate() -> None:
     np.testing.assert_array_equal(c.detected_by_p_value(many)[counted], false_discovery_control(many[counted]) <= 0.1)
 
 
+def test_posteriors_that_are_right_keep_the_rate() -> None:
+    p = np.array([[0.0, 0.98, np.nan], [0.95, 0.0, 0.5], [0.8, 0.01, 0.0]])
+    expected = np.array([[False, True, False], [True, False, False], [True, False, False]])
+    np.testing.assert_array_equal(c.detected_by_probability(p), expected)
+    np.testing.assert_array_equal(c.detected_by_probability(np.full((3, 3), 0.5)), np.zeros((3, 3), bool))
+    assert c.detected_by_probability(np.full((3, 3), 0.95)).sum() == 6
+    false = []
+    for seed in range(40):
+        rng = RNG(seed)
+        chance = rng.beta(0.2, 1.0, (40, 40))
+        true = rng.random((40, 40)) < chance
+        chosen = c.detected_by_probability(chance)
+        false.append((chosen & ~true).sum() / chosen.sum())
+    assert 0.08 < np.mean(false) < 0.12
+    weight, _ = network(0)
+    found = c.score_connectivity(c.Estimate(np.abs(weight), probability=(weight != 0) * 0.95), weight, dt=1e-3)
+    assert found.by_p_value is None
+    assert found.by_probability is not None
+    assert (found.by_probability.num_detected, found.by_probability.precision) == (np.count_nonzero(weight), 1.0)
+
+
 def test_the_best_threshold_is_the_most_that_the_ranking_gives() -> None:
     weight, _ = network(2)
     score = RNG(3).normal(size=weight.shape) + 2.5 * (weight != 0)

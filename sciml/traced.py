@@ -1,0 +1,133 @@
+"""Whole gradients as one compiled graph, for domains whose outputs are derivatives themselves.
+
+A compiled graph can't be differentiated twice. So what is compiled here is the result: the program of plain tensor
+operations that computes loss and gradients, second derivatives included, recorded once and fused by inductor. Valid for
+batches of one form, because Python's decisions (which samples have equal sizes) are recorded with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sciml.adapter import DomainAdapter
+from sciml.predictor import evaluating, forward
+from sciml.tokens import Outputs, TokenBatch, map_tensors
+
+Loss = Callable[[Outputs, TokenBatch], Tensor]
+
+
+def form_of(batch: TokenBatch) -> tuple[Any, ...] | None:
+    """What must be equal for a recorded program to fit: data set, sizes, targets, conditions. None if none can be made:
+    in periodic cells who is a neighbour depends on the places."""
+    if any(axis.period is not None for axis in batch.axes) or batch.packed_axis is None:
+        return None
+    segment = batch.axes[batch.packed_axis].segment
+    assert segment is not None
+    shapes = tuple(tuple(t.shape) for t in tensors_of(batch))
+    return (batch.domain, batch.dataset, batch.channels, tuple(segment[0].bincount().tolist()), tuple(batch.targets),
+            tuple(batch.conditions.vector), shapes, batch.values.dtype, str(batch.values.device))
+
+
+class TracedGradients:
+    """Adds the gradients of a batch's mean loss to the weights, like ``loss.mean().backward()``, and returns the loss.
+
+    The program is recorded and compiled at the first call; every batch must have the form of that one.
+    """
+
+    def __init__(self, adapter: DomainAdapter, operator: nn.Module, loss: Loss) -> None:
+        self.adapter, self.operator, self.loss = adapter, operator, loss
+        self.names = [name for name, p in operator.named_parameters() if p.requires_grad]
+        self.used: list[int] = []
+        self.program: Callable[..., list[Tensor]] | None = None
+
+    def __call__(self, batch: TokenBatch, share: float) -> Tensor:
+        """share: factor of the gradients, one over the micro-batches of a step. Returns the mean loss."""
+        weights = [self.operator.get_parameter(name) for name in self.names]
+        inputs = ([w.detach() for w in weights], tensors_of(batch))
+        if self.program is None:
+            self.program = record(lambda own, tensors: self._compute(own, with_tensors(batch, tensors)), inputs)
+        with torch.no_grad():
+            loss, *slopes = self.program(*inputs)
+            for index, slope in zip(self.used, slopes, strict=True):
+                grad = weights[index].grad
+                weights[index].grad = slope * share if grad is None else grad.add_(slope, alpha=share)
+        return loss
+
+    def _compute(self, own: list[Tensor], batch: TokenBatch) -> list[Tensor]:
+        with torch.enable_grad():
+            leaves = [w.detach().requires_grad_() for w in own]
+            names = dict(zip(self.names, leaves, strict=True))
+            outputs = forward(self.adapter, lambda *given, **options: functional_call(  # type: ignore[arg-type]
+                self.operator, names, given, options), batch, create_graph=True)
+            loss = self.loss(outputs, batch).mean()
+            slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+        self.used = [i for i, slope in enumerate(slopes) if slope is not None]
+        return [loss.detach(), *(slope for slope in slopes if slope is not None)]
+
+
+class TracedForward:
+    """A predictor's heads of batches of one form and dtype, derived ones included, as one compiled graph."""
+
+    def __init__(self, adapter: DomainAdapter, operator: nn.Module, example: TokenBatch) -> None:
+        self.heads: list[str] = []
+        axis = example.axes[0]
+
+        def compute(weights: list[Tensor], coord: Tensor) -> list[Tensor]:
+            moved = replace(example, axes=(replace(axis, coord=coord), *example.axes[1:]))
+            names = dict(zip(self.names, weights, strict=True))
+            with torch.enable_grad():
+                outputs = forward(adapter, lambda *given, **options: functional_call(  # type: ignore[arg-type]
+                    operator, names, given, options), moved)
+            self.heads = list(outputs.heads)
+            return [head.detach() for head in outputs.heads.values()]
+
+        self.names = [name for name, _ in operator.named_parameters()]
+        self.weights = [p.detach() for _, p in operator.named_parameters()]
+        with evaluating(operator):
+            self.program = record(compute, (self.weights, axis.coord))
+
+    def __call__(self, coord: Tensor) -> Outputs:
+        """coord ``(1, n, 3)`` of the first axis, in reference lengths; everything else is the example's."""
+        with torch.no_grad():
+            return Outputs(dict(zip(self.heads, self.program(self.weights, coord), strict=True)))
+
+
+def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...]) -> Callable[..., list[Tensor]]:
+    """The program of tensor operations that `compute` runs for these inputs, compiled. Takes up to a minute the first
+    time, seconds where inductor's cache is warm; needs a C++ compiler."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(compute)(*inputs)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    program: Callable[..., list[Tensor]] = torch.compile(graph, dynamic=False)
+    return program
+
+
+def tensors_of(batch: TokenBatch) -> list[Tensor]:
+    """All tensors of a batch but its segments, which are recorded, in a fixed order."""
+    found: list[Tensor] = []
+
+    def note(t: Tensor) -> Tensor:
+        found.append(t)
+        return t
+
+    map_tensors(_bare(batch), note)
+    return found
+
+
+def with_tensors(batch: TokenBatch, tensors: list[Tensor]) -> TokenBatch:
+    """The batch with these in their places."""
+    left = iter(tensors)
+    changed: TokenBatch = map_tensors(_bare(batch), lambda t: next(left))
+    return replace(changed, axes=tuple(replace(new, segment=old.segment) for new, old in zip(changed.axes, batch.axes)))
+
+
+def _bare(batch: TokenBatch) -> TokenBatch:
+    return replace(batch, axes=tuple(replace(axis, segment=None) for axis in batch.axes))
