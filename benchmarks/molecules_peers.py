@@ -8,6 +8,7 @@ aside (``pip install --no-deps --target FOLDER …``) and put the folder on PYTH
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import time
@@ -70,36 +71,38 @@ class Distances(nn.Module):
 
 
 def schnet(channels: int, layers: int, mean: bool = False) -> nn.Module:
-    from torch_geometric.nn.models import SchNet
-
+    models: Any = importlib.import_module("torch_geometric.nn.models")
     cutoff = CUTOFFS["schnet"]
-    return SchNet(hidden_channels=channels, num_filters=channels, num_interactions=layers, cutoff=cutoff,
-                  interaction_graph=Distances(cutoff, False), readout="mean" if mean else "add")
+    net: nn.Module = models.SchNet(
+        hidden_channels=channels, num_filters=channels, num_interactions=layers, cutoff=cutoff,
+        interaction_graph=Distances(cutoff, False), readout="mean" if mean else "add")
+    return net
 
 
 def visnet(channels: int, layers: int) -> nn.Module:
-    from torch_geometric.nn.models import ViSNet
-
+    models: Any = importlib.import_module("torch_geometric.nn.models")
     cutoff = CUTOFFS["visnet"]
-    net: Any = ViSNet(hidden_channels=channels, num_layers=layers, cutoff=cutoff)
-    net.representation_model.distance = Distances(cutoff, True)
-    return net  # type: ignore[no-any-return]
+    net: nn.Module = models.ViSNet(hidden_channels=channels, num_layers=layers, cutoff=cutoff)
+    inner: Any = net.representation_model
+    inner.distance = Distances(cutoff, True)
+    return net
 
 
 def mace(elements: Sequence[int], neighbours: float, channels: int = MACE_CHANNELS) -> nn.Module:
     """Two layers, channels × 0e + 1o, correlation 3, as MACE's paper for small molecules, with fewer channels."""
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # e3nn reads constants of its own package
-    from e3nn import o3, set_optimization_defaults
-    from mace import modules
-
-    set_optimization_defaults(jit_script_fx=False)
+    e3nn: Any = importlib.import_module("e3nn")
+    modules: Any = importlib.import_module("mace.modules")
+    irreps = importlib.import_module("e3nn.o3").Irreps
+    e3nn.set_optimization_defaults(jit_script_fx=False)
     block: Any = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-    return modules.MACE(  # type: ignore[no-any-return]
+    net: nn.Module = modules.MACE(
         r_max=CUTOFFS["mace"], num_bessel=8, num_polynomial_cutoff=5, max_ell=3, interaction_cls=block,
         interaction_cls_first=block, num_interactions=2, num_elements=len(elements),
-        hidden_irreps=o3.Irreps(f"{channels}x0e + {channels}x1o"), MLP_irreps=o3.Irreps("16x0e"),
+        hidden_irreps=irreps(f"{channels}x0e + {channels}x1o"), MLP_irreps=irreps("16x0e"),
         atomic_energies=np.zeros(len(elements)), avg_num_neighbors=neighbours, atomic_numbers=list(elements),
         correlation=3, gate=nn.functional.silu)
+    return net
 
 
 def atomic_numbers(adapter: Molecules) -> list[int]:
@@ -136,7 +139,8 @@ class PeerOperator(nn.Module):
             "positions": pos, "node_attrs": attributes, "edge_index": edges, "shifts": shifts, "unit_shifts": shifts,
             "batch": segment, "ptr": nn.functional.pad(counts.cumsum(0), (1, 0)),
             "cell": pos.new_zeros(3 * number, 3)}, training=True, compute_force=False)
-        return found["energy"]  # type: ignore[no-any-return]
+        energy: Tensor = found["energy"]
+        return energy
 
 
 def make_predictor(kind: str, size: str, recipe: Recipe, store: Store) -> Predictor:
@@ -167,10 +171,22 @@ def absent(kind: str) -> str:
         if kind == "mace":
             mace([1, 6, 8], 8.0, 4)
         elif kind != "sciml":
-            __import__("torch_geometric.nn.models")
+            importlib.import_module("torch_geometric.nn.models")
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:200]
     return ""
+
+
+class Average(optim.Average):
+    """Of what is a number; what counts (a peer's index tables) is as it is."""
+
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                if value.is_floating_point():
+                    self.weights[name].lerp_(value, 1 - decay)
 
 
 @dataclass
@@ -195,7 +211,7 @@ class Trainer:
         data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
         self.batches = (data[i] for i in itertools.count())
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
-        self.average = optim.Average(self.predictor.operator, self.train.ema)
+        self.average = Average(self.predictor.operator, self.train.ema)
         self.objective = registry.find("sciml.objectives", adapter.objective)
 
     def advance(self, seconds: float) -> None:

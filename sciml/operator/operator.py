@@ -204,7 +204,7 @@ def optimizer_groups(module: nn.Module) -> tuple[list[torch.nn.Parameter], list[
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        matrix = parameter.ndim == 2 and "gain" not in name and "kernel" not in name
+        matrix = parameter.ndim == 2 and not any(part in name for part in ("gain", "kernel", "modulate"))
         hidden = name.startswith("levels.") and (matrix or name.endswith("_stack"))
         (matrices if hidden else rest).append(parameter)
     return matrices, rest
