@@ -64,6 +64,8 @@ def connectivity(checkpoint: Path, store: str, split: SplitName, contexts: int, 
     console.table(rows)
     if scores:
         console.table(scores)
+    if "probability" not in found:
+        click.echo("links are not read: they take tasks.masked with bins after, slots, and bins of at most 3 ms")
     if "expected" in found and "attention" not in found:
         click.echo("attention between units is not defined: it takes slots: 0 and the mixer axial")
     if out is not None:
@@ -77,6 +79,7 @@ def estimate(predictor: Predictor, store: Store, split: SplitName, contexts: int
     import numpy as np
 
     from sciml.domains.spikes.binned import Binned
+    from sciml.domains.spikes.coupling_links import WIDEST_S
     from sciml.domains.spikes.coupling_shared import reads_shared_input
 
     adapter = predictor.adapter(store.meta.domain)
@@ -86,7 +89,8 @@ def estimate(predictor: Predictor, store: Store, split: SplitName, contexts: int
                          expected="spikes in bins, trained on tasks.masked (both ways, slots ≥ 1) or tasks.next",
                          fix="train a recipe with domains.spikes.tasks.masked")
     found = {"units": np.array(store.members("unit"))}
-    if reads_shared_input(adapter):
+    wide = (store.meta.dt or 0.0) > WIDEST_S and "next" in adapter.config.tasks
+    if reads_shared_input(adapter) and not wide:
         found |= linked(predictor, adapter, store, progress)
     if "next" in adapter.config.tasks:
         found |= responses(predictor, adapter, store, split, contexts, lags, progress)

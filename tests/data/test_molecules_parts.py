@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciml.data.build import build
-from sciml.data.readers._atoms_elements import SYMBOLS, formula, symbols
+from sciml.data.elements import SYMBOLS, formula, symbols
 from sciml.data.readers._extxyz_header import header_of
 from sciml.data.source import read_source
 from sciml.data.store import open_store

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from sciml.assets import cache_folder
 from sciml.data.builders.molecular_potentials import Structure, isolated_energy, masses, potential, structure
-from sciml.data.readers._atoms_elements import symbols
+from sciml.data.elements import symbols
 from sciml.errors import InputError
 from sciml.recipe import Section, validate
 

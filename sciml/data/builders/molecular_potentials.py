@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sciml.data.readers._atoms_elements import numbers_of, symbols
+from sciml.data.elements import numbers_of, symbols
 from sciml.errors import InputError
 
 Potential = Callable[[np.ndarray], tuple[float, np.ndarray]]

@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from pydantic import Field
 
-from sciml.data.readers._atoms_elements import NUMBERS, known, numbers_of, symbols
+from sciml.data.elements import NUMBERS, known, numbers_of, symbols
 from sciml.data.readers._molecules_options import factor
 from sciml.errors import InputError
 from sciml.recipe import Section, validate

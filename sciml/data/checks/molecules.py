@@ -14,7 +14,7 @@ import numpy as np
 
 from sciml.data.check import Finding
 from sciml.data.checks.spikes import Tally
-from sciml.data.readers._atoms_elements import NUMBERS, SYMBOLS, known
+from sciml.data.elements import NUMBERS, SYMBOLS, known
 from sciml.data.readers._molecules_frames import blocks_of
 from sciml.data.readers._molecules_survey import OVERLAP, close_pairs
 from sciml.data.schema import SplitName

@@ -19,8 +19,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from sciml.data.elements import numbers_of, symbols
 from sciml.data.readers import _lattice as lattice
-from sciml.data.readers._atoms_elements import numbers_of, symbols
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._molecules_frames import Frames, Judge, blocks_of
 from sciml.data.readers._molecules_options import MoleculeOptions, molecule_options

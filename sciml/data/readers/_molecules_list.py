@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sciml.data.readers._atoms_elements import known
+from sciml.data.elements import known
 from sciml.data.readers._molecules_frames import Block, Found, Shapes
 from sciml.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sciml.data.readers._atoms_elements import SYMBOLS, formulas, known
+from sciml.data.elements import SYMBOLS, formulas, known
 from sciml.data.readers._molecules_frames import Block, Frames, Judge, blocks_of
 from sciml.data.readers._molecules_options import MoleculeOptions
 from sciml.data.readers._molecules_plan import Plan

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data.elements import known, numbers_of
 from sciml.data.files import head
 from sciml.data.readers import _molecules as molecules
-from sciml.data.readers._atoms_elements import known, numbers_of
 from sciml.data.readers._lattice import as_text
 from sciml.data.readers._molecules_frames import Block, Found, Shapes
 from sciml.data.readers._molecules_list import KeyCount, per_atom

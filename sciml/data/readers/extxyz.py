@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data.elements import known, numbers_of
 from sciml.data.files import head, local_path, open_bytes, size_of
 from sciml.data.readers import _molecules as molecules
-from sciml.data.readers._atoms_elements import known, numbers_of
 from sciml.data.readers._extxyz_header import Header, header_of
 from sciml.data.readers._molecules_frames import Block, Found, Shapes
 from sciml.data.readers._molecules_list import Frame, KeyCount, block_of

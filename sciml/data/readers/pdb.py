@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data.elements import known, numbers_of
 from sciml.data.files import head, open_bytes, size_of
 from sciml.data.readers import _molecules as molecules
-from sciml.data.readers._atoms_elements import known, numbers_of
 from sciml.data.readers._molecules_list import Frame, FrameList
 from sciml.data.readers._molecules_options import LENGTH, OPTIONS
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess

@@ -1,19 +1,13 @@
-"""Chemical symbols, and standard atomic weights (IUPAC 2016; Pure Appl. Chem. 88, 265), by atomic number."""
+"""Standard atomic weights (IUPAC 2016; Pure Appl. Chem. 88, 265), by atomic number."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sciml.data.elements import SYMBOLS as OF_NUMBER
 from sciml.errors import InputError
 
-SYMBOLS = (
-    "X", "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar", "K",
-    "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr",
-    "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La",
-    "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os",
-    "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am",
-    "Cm", "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl",
-    "Mc", "Lv", "Ts", "Og")
+SYMBOLS = ("X", *OF_NUMBER)
 """By atomic number; place 0 is no element."""
 MASSES = np.array([
     np.nan,

@@ -281,6 +281,7 @@ def test_the_command_prints_scores_and_saves(trained: Predictor, attending: Pred
     assert cli.run([*arguments, "-o", str(tmp_path / "links.png"), "--contexts", "2"]) == 0
     printed = capsys.readouterr().out
     assert "attention between units is not defined" in printed
+    assert "links are not read" in printed
     assert f"next: sciml evaluate {tmp_path / 'model'}" in printed
     assert (tmp_path / "links.png").stat().st_size > 5000
     arguments[1] = str(tmp_path / "tokens")
