@@ -78,6 +78,15 @@ class Metric:
     root: bool = False
 
 
+@runtime_checkable
+class Calibrated(Protocol):
+    """An adapter that draws what it generates, and for that has to know how the trained operator misses."""
+
+    def calibrated(self, forward: Callable[[TokenBatch], Outputs], windows: Windows) -> Self:
+        """The same, knowing what `forward` leaves unsaid of the data set whose training windows these are."""
+        ...
+
+
 class DomainAdapter(Protocol):
     """One domain. Frozen; `fit` returns a copy that also knows another data set.
 

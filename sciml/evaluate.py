@@ -218,6 +218,7 @@ def examples(predictor: Predictor, store: Store, split: SplitName = "test", coun
     samples = [asked[-1].windows.draw(i, rng, rng) for i in _indices(len(asked[-1].windows), count)]
     (ours, baseline, truth), = _predict(predictor, adapter, asked[-1], samples)
     names = [str(name) for name in ours.data_vars if name in truth and ours[name].dtype.kind == "f"]
+    truth = truth.assign({n: truth[n].where(truth[f"{n}_known"]) for n in names if f"{n}_known" in truth})
     result = ours[names].assign({f"{n}_truth": truth[n] for n in names} | {f"{n}_baseline": baseline[n] for n in names})
     if asked[-1].look_back:
         past = [adapter.observe(adapter.initial(s)).rename(time="past", valid_time="past_time") for s in samples]

@@ -303,6 +303,10 @@ def _write_step(arrays: Mapping[str, Any], number: int, step: int, observed: xr.
     length = observed.sizes["time"]
     part = slice((step - 1) * length, step * length)
     for name in map(str, observed.data_vars):
-        arrays[name][number, part] = observed[name].isel(sample=0).to_numpy()
+        values, array = observed[name].isel(sample=0).to_numpy(), arrays[name]
+        largest = tuple(max(sizes) for sizes in zip(array.shape[2:], values.shape[1:]))
+        if largest != array.shape[2:]:  # samples of different size
+            array.resize((*array.shape[:2], *largest))
+        array[(number, part, *map(slice, values.shape[1:]))] = values
     time = observed["time"].to_numpy().reshape(-1)[:length]
     arrays["time"][number, part] = time.astype("datetime64[s]").astype("int64") if time.dtype.kind == "M" else time

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import checkpoint, optim, registry
+from sciml.adapter import Calibrated
 from sciml.data.store import Store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
@@ -216,7 +217,20 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
             if run.step % train.checkpoint_every == 0 or run.step == run.steps:
                 save_step(run)
     run.ranks.barrier()
-    return checkpoint.load(run.folder)
+    return calibrate(run, checkpoint.load(run.folder))
+
+
+def calibrate(run: Run, predictor: Predictor) -> Predictor:
+    """Adapters that draw learn how the selected operator misses on the training data; ``checkpoints/best`` keeps it."""
+    drawing = [source for source in run.sources if isinstance(source.adapter, Calibrated)]
+    for source in drawing:
+        adapter = predictor.adapter(source.adapter.name)
+        assert isinstance(adapter, Calibrated)
+        predictor.adapters[source.adapter.name] = adapter.calibrated(predictor.forward, source.windows)
+    if drawing and run.ranks.first:
+        checkpoint.save(run.folder / "checkpoints" / "best", predictor)
+    run.ranks.barrier()
+    return predictor
 
 
 def micro_batches(run: Run) -> MicroBatches:

@@ -148,7 +148,8 @@ class Molecules:
                      extra={"position": position, "velocity": velocity, "centre": centre})
 
     def advance(self, state: State, outputs: Outputs) -> State:
-        """One step of `sciml.domains.molecules.dynamics.step`; elapsed is in fs."""
+        """One step of `sciml.domains.molecules.dynamics.step`; elapsed is in fs. What has flown apart or coincides
+        gets places that are not finite."""
         batch, config, first = state.batch, self.config.dynamics, state.step == 0
         generator = torch.Generator()
         assert state.rng is not None
@@ -159,6 +160,10 @@ class Molecules:
         moved, velocity = dynamics.step(motion, forces, mass, config, first=first, generator=generator)
         axis, centre = batch.axes[0], state.extra["centre"]
         coord = ((moved.position - centre) / self.config.cutoff_angstrom).to(axis.coord.dtype)
+        assert axis.segment is not None
+        if dynamics.is_broken(moved.position, motion.position, axis.segment[0], 2 * self.config.cutoff_angstrom,
+                              periodic=axis.period is not None):
+            coord = torch.full_like(coord, torch.nan)  # what a rollout stops at
         extra = {"position": moved.position, "velocity": moved.velocity, "centre": centre,
                  "kinetic": self._per_segment(batch, dynamics.kinetic_energy(velocity, mass)),
                  "potential": self._potential(batch, outputs)}
@@ -176,6 +181,10 @@ class Molecules:
             if name in state.extra:
                 data[f"{name}_energy"] = (("sample",), state.extra[name].detach().cpu().numpy(), {
                     "units": "eV", "long_name": "of the configuration one step before"})
+        period = batch.axes[0].period
+        if period is not None:
+            cell = (period.double() * self.config.cutoff_angstrom).cpu().numpy()
+            data["cell"] = (("sample", "lattice", "xyz"), cell, {"units": "angstrom"})
         assert batch.axes[0].ids is not None
         elements = np.array([float(SYMBOLS.index(e)) for e in self.frame().elements])
         numbers = elements[batch.axes[0].ids[0].cpu().numpy()]

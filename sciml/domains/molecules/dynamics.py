@@ -17,6 +17,7 @@ ACCELERATION = 9.648533212331e-3
 """Å/fs² of 1 eV/Å on 1 amu: the elementary charge times Avogadro's number, CODATA 2018."""
 BOLTZMANN = 8.617333262e-5
 """eV/K."""
+NEAREST_ANGSTROM, FARTHEST_STEP_ANGSTROM = 0.3, 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,23 @@ def step(motion: Motion, forces: Tensor, mass: Tensor, config: DynamicsConfig, *
         noise = torch.randn(velocity.shape, generator=generator, dtype=velocity.dtype).to(velocity.device)
         velocity = keep * velocity + math.sqrt(1 - keep * keep) * thermal(mass, config.temperature_k) * noise
     return Motion(position + 0.5 * config.dt_fs * velocity, velocity), now
+
+
+def is_broken(position: Tensor, before: Tensor, segment: Tensor, reach: float, *, periodic: bool) -> bool:
+    """Whether places ``(n, 3)`` Å are no molecules any more: an atom moved by more than 1 Å since `before`; of samples
+    that are not periodic, two atoms are nearer than 0.3 Å, or one has no other within `reach` Å."""
+    if bool(((position - before).norm(dim=-1) > FARTHEST_STEP_ANGSTROM).any()):
+        return True
+    if periodic:
+        return False
+    from scipy.spatial import cKDTree
+
+    for places in position.detach().cpu().split(segment.bincount().tolist()):
+        if len(places) > 1 and bool(torch.isfinite(places).all()):
+            nearest = cKDTree(places.numpy()).query(places.numpy(), k=2)[0][:, 1]
+            if nearest.min() < NEAREST_ANGSTROM or nearest.max() > reach:
+                return True
+    return False
 
 
 def thermal(mass: Tensor, temperature_k: float) -> Tensor:
