@@ -22,8 +22,9 @@ class Axis:
 
     coord: ``(B or 1, n, d)`` in reference lengths of the domain; d = 0 for identity only, 3 for packed points.
     unit: of the coordinate before it was divided by the reference length. period: ``(d,)`` in the same lengths as
-    coord, or ``(S, 3, 3)`` cells of packed samples, rows lattice vectors, zero where not periodic. measure: ``(B or 1, n)`` quadrature weight, 0 for padding. ids: ``(B or 1, n)``
-    rows of the embedding `namespace`. segment: ``(1, n)`` which packed sample an index belongs to, ascending.
+    coord, or ``(S, 3, 3)`` cells of packed samples, rows lattice vectors, zero where not periodic. measure: ``(B or 1,
+    n)`` quadrature weight, 0 for padding. ids: ``(B or 1, n)`` rows of the embedding `namespace`. segment: ``(1, n)``
+    which packed sample an index belongs to, ascending.
     """
 
     name: str

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sciml.adapter import DomainAdapter
-from sciml.predictor import evaluating, forward
+from sciml.errors import InputError
+from sciml.operator.compiled import prepare_compiler
+from sciml.predictor import Predictor, evaluating, forward
 from sciml.tokens import Outputs, TokenBatch, map_tensors
 
 Loss = Callable[[Outputs, TokenBatch], Tensor]
@@ -40,8 +42,8 @@ class TracedGradients:
     The program is recorded and compiled at the first call; every batch must have the form of that one.
     """
 
-    def __init__(self, adapter: DomainAdapter, operator: nn.Module, loss: Loss) -> None:
-        self.adapter, self.operator, self.loss = adapter, operator, loss
+    def __init__(self, adapter: DomainAdapter, operator: nn.Module, loss: Loss, backend: str = "inductor") -> None:
+        self.adapter, self.operator, self.loss, self.backend = adapter, operator, loss, backend
         self.names = [name for name, p in operator.named_parameters() if p.requires_grad]
         self.used: list[int] = []
         self.program: Callable[..., list[Tensor]] | None = None
@@ -51,7 +53,8 @@ class TracedGradients:
         weights = [self.operator.get_parameter(name) for name in self.names]
         inputs = ([w.detach() for w in weights], tensors_of(batch))
         if self.program is None:
-            self.program = record(lambda own, tensors: self._compute(own, with_tensors(batch, tensors)), inputs)
+            self.program = record(lambda own, tensors: self._compute(own, with_tensors(batch, tensors)), inputs,
+                                  self.backend)
         with torch.no_grad():
             loss, *slopes = self.program(*inputs)
             for index, slope in zip(self.used, slopes, strict=True):
@@ -74,7 +77,8 @@ class TracedGradients:
 class TracedForward:
     """A predictor's heads of batches of one form and dtype, derived ones included, as one compiled graph."""
 
-    def __init__(self, adapter: DomainAdapter, operator: nn.Module, example: TokenBatch) -> None:
+    def __init__(self, adapter: DomainAdapter, operator: nn.Module, example: TokenBatch,
+                 backend: str = "inductor") -> None:
         self.heads: list[str] = []
         axis = example.axes[0]
 
@@ -90,7 +94,7 @@ class TracedForward:
         self.names = [name for name, _ in operator.named_parameters()]
         self.weights = [p.detach() for _, p in operator.named_parameters()]
         with evaluating(operator):
-            self.program = record(compute, (self.weights, axis.coord))
+            self.program = record(compute, (self.weights, axis.coord), backend)
 
     def __call__(self, coord: Tensor) -> Outputs:
         """coord ``(1, n, 3)`` of the first axis, in reference lengths; everything else is the example's."""
@@ -98,7 +102,32 @@ class TracedForward:
             return Outputs(dict(zip(self.heads, self.program(self.weights, coord), strict=True)))
 
 
-def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...]) -> Callable[..., list[Tensor]]:
+def compile_forward(predictor: Predictor, example: TokenBatch) -> Predictor:
+    """The same predictor with a compiled program for batches that differ from the example in coordinates alone, such as
+    the steps of molecular dynamics; others run as before. Raises `InputError` without a C++ compiler, and for an
+    example that no program can be made for."""
+    prepare_compiler("compile")
+    form = form_of(example)
+    if form is None:
+        raise InputError(example.sources, key="compile", found="a periodic cell, or no packed samples",
+                         expected="molecules", fix="run it without compiling")
+    program = TracedForward(predictor.adapter(example.domain), predictor.operator, example)
+    kept = _kept(example)
+
+    def answer(batch: TokenBatch) -> Outputs | None:
+        same = form_of(batch) == form and all(map(torch.equal, _kept(batch), kept))
+        return program(batch.axes[0].coord.detach()) if same else None
+
+    return replace(predictor, compiled=answer)
+
+
+def _kept(batch: TokenBatch) -> list[Tensor]:
+    """What a program takes from its example: identities and conditions."""
+    return [*(axis.ids for axis in batch.axes if axis.ids is not None), *batch.conditions.vector.values()]
+
+
+def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...],
+           backend: str = "inductor") -> Callable[..., list[Tensor]]:
     """The program of tensor operations that `compute` runs for these inputs, compiled. Takes up to a minute the first
     time, seconds where inductor's cache is warm; needs a C++ compiler."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -106,7 +135,7 @@ def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...]) -> Cal
     graph = make_fx(compute)(*inputs)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    program: Callable[..., list[Tensor]] = torch.compile(graph, dynamic=False)
+    program: Callable[..., list[Tensor]] = torch.compile(graph, dynamic=False, backend=backend)
     return program
 
 

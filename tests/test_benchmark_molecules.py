@@ -39,7 +39,8 @@ def adapter_of(**config: Any) -> Molecules:
 def ours() -> Predictor:
     torch.manual_seed(0)
     adapter = adapter_of()
-    config = OperatorConfig.model_validate({"levels": [{"width": 16, "depth": 1, "head_width": 16, "mixers": ["cluster"]}]})
+    levels = [{"width": 16, "depth": 1, "head_width": 16, "mixers": ["cluster"]}]
+    config = OperatorConfig.model_validate({"levels": levels})
     return Predictor(Operator(config, {"molecules": adapter.spec()}), {"molecules": adapter})
 
 

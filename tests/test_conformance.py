@@ -21,6 +21,7 @@ from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.testing import CHECKS, Subject, check_domain, prepare
 from sciml.tokens import Outputs, State
+from tests.handles import toy
 
 FULL = {"levels": [{"width": 32, "depth": 2, "mixers": ["full"], "head_width": 16}], "stem_width": 16,
         "condition_width": 16}
@@ -90,6 +91,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "series": (series_store, {"look_back": 24, "horizons": [6, 12], "patch": 6}),
     "spikes": (spikes_store, {"floor": "smoothed", "slow_s": [0.5, 4.0], "masks": {"dropout": 0.4}, "tasks": {
         "next": {"before": 8, "scored": 16}, "behaviour": {"before": 4, "scored": 16, "after": 4}}}),
+    "molecules": (lambda folder: toy.store(folder / "toy.zarr"), {}),
     "tiny_atoms": (lambda _: atoms.make_store(), {}),
     "tiny_events": (lambda _: events.make_store(), {}),
     "tiny_grid": (lambda _: grid.make_store(), {}),
@@ -116,6 +118,15 @@ def test_conformance(subject: Subject, check: Callable[[Subject], None]) -> None
 def test_domains_of_sets_also_work_with_full_attention(name: str, tmp_path: Path) -> None:
     unused = check_domain(name, [CASES[name][0](tmp_path)], operator=FULL)
     assert not [p for p in unused if ".mixers." in p]
+
+
+@pytest.mark.parametrize("config", [{}, {"mode": "cartesian"}, {"mode": "cartesian", "frames": True},
+                                    {"forces": "direct"}], ids=["gradient", "cartesian", "frames", "direct"])
+def test_molecules_conform_in_every_mode(config: dict[str, Any], tmp_path: Path) -> None:
+    mixers = ["full"] if config.get("mode") else ["cluster"]
+    levels = [{"width": 16, "depth": 2, "mixers": mixers, "head_width": 8}]
+    check_domain("molecules", [toy.store(tmp_path / "toy.zarr")], config=config,
+                 operator={"levels": levels, "stem_width": 8, "condition_width": 8})
 
 
 @pytest.mark.parametrize("shape", [(12,), (6, 4, 4)], ids=["1d", "3d"])

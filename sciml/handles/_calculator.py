@@ -15,6 +15,7 @@ from sciml.handles.ase import result_of, sample_of, told
 from sciml.handles.atomic import atomic_energies
 from sciml.handles.potential import Evaluated, Packed, at, molecules_of, pack
 from sciml.predictor import Predictor
+from sciml.traced import compile_forward
 
 Key = tuple[bytes, tuple[bool, ...], tuple[tuple[str, float], ...]]
 
@@ -22,8 +23,9 @@ Key = tuple[bytes, tuple[bool, ...], tuple[tuple[str, float], ...]]
 class PotentialCalculator(Calculator):
     """One or several checkpoints on one structure; see `sciml.handles.ase.calculator`."""
 
-    def __init__(self, members: Sequence[Predictor], datasets: Sequence[str]) -> None:
+    def __init__(self, members: Sequence[Predictor], datasets: Sequence[str], *, compile: bool = False) -> None:
         super().__init__()
+        self.compile = compile
         self.members, self.datasets = tuple(members), tuple(datasets)
         self.implemented_properties = ["energy", "free_energy", "energies"]
         kinds = {molecules_of(member).config.forces for member in self.members}
@@ -73,6 +75,8 @@ class PotentialCalculator(Calculator):
         if key != self._key:
             self._key = None
             self._packed = [pack(m, [sample_of(atoms, d)]) for m, d in zip(self.members, self.datasets)]
+            if self.compile:
+                self.members = tuple(compile_forward(m, p.batch) for m, p in zip(self.members, self._packed))
             self._key = key
         cell = None
         if atoms.pbc.any():

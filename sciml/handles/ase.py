@@ -23,7 +23,7 @@ Source = Predictor | str | Path
 
 
 def calculator(checkpoint: Source, *, dataset: str | None = None, committee: Sequence[Source] = (),
-               double: bool = False) -> Calculator:
+               double: bool = False, compile: bool = False) -> Calculator:
     """An ASE calculator: energy, free_energy (the same), forces and, with three periodic directions, stress (eV/Å³,
     Voigt, positive under tension); further properties of the checkpoint under their own names in ``results``.
 
@@ -31,15 +31,16 @@ def calculator(checkpoint: Source, *, dataset: str | None = None, committee: Seq
     is divided among atoms has no meaning of its own. Charge and spin multiplicity are read from
     ``atoms.info["charge"]`` and ``["spin"]``. dataset: whose level of theory, if the checkpoint knows several.
     committee: further checkpoints; results are then means, with the sample standard deviations ``energy_std`` (eV) and
-    ``forces_std (n, 3)``. double: compute in float64 (vibrations, tight optimisation). Raises `InputError` on elements
-    that a checkpoint doesn't know.
+    ``forces_std (n, 3)``. double: compute in float64 (vibrations, tight optimisation). compile: each molecule gets a
+    program of its own (a minute at first, then steps several times faster; not for periodic cells). Raises `InputError`
+    on elements that a checkpoint doesn't know.
     """
     require_ase()
     from sciml.handles._calculator import PotentialCalculator
 
     members = [opened(source) for source in (checkpoint, *committee)]
     names = tuple(dataset_of(molecules_of(member), dataset) for member in members)
-    return PotentialCalculator([in_float64(m) if double else m for m in members], names)
+    return PotentialCalculator([in_float64(m) if double else m for m in members], names, compile=compile)
 
 
 def evaluate_many(checkpoint: Source, structures: Sequence[Atoms], *, dataset: str | None = None,

@@ -26,17 +26,21 @@ from sciml.tokens import Axis
 
 MOST_DENSE = 96
 """Points of a sample up to which all pairs are computed; beyond, and in periodic cells, those within reach alone."""
+STEP = 4
+"""Samples of a mixed batch are computed together if their sizes are equal when rounded up to whole ones of it."""
 STRENGTH = 0.1
 """Of the radial functions, so that densities are of order one in molecules."""
 
 
 class Group(NamedTuple):
     """s samples of n points, computed at once. place ``(s · n,)``: of their points among all, None if they are all.
+    real: which of these are not filled up, None if none is.
 
     sender: None if every point of a sample sends, else ``(s · n, K)``. basis: ``(s, M · n, n · R)``; for the senders
     given ``(s · n, M, K · R)``."""
 
     place: Tensor | None
+    real: Tensor | None
     sender: Tensor | None
     basis: Tensor
 
@@ -48,6 +52,7 @@ class Cluster(Mixer):
     three densities. Admits a set axis with 3-D coordinates.
     """
 
+    biased: ClassVar[bool] = False
     compilable: ClassVar[bool] = False  # which samples are computed together depends on their sizes
 
     def __init__(self, width: int, heads: int, *, degree: Annotated[int, Field(ge=0, le=HIGHEST)] = 2,
@@ -86,8 +91,9 @@ class Cluster(Mixer):
         """``(N, C)`` → the same, of the points of all samples; or of several copies of them, one after the other."""
         if groups[0].place is None:
             return self.out(self._products(self._density(h, h, groups[0])))
-        made = torch.cat([self.out(self._products(self._density(h[g.place], h, g))) for g in groups])
-        return torch.zeros_like(h).index_copy(0, torch.cat([g.place for g in groups if g.place is not None]), made)
+        made = torch.cat([self._products(self._density(h[g.place], h, g))[g.real] for g in groups])
+        place = torch.cat([g.place[g.real] for g in groups if g.place is not None])
+        return torch.zeros_like(h).index_copy(0, place, self.out(made))
 
     def _density(self, own: Tensor, h: Tensor, group: Group) -> Tensor:
         """``(M, rows, count)``: harmonics' coefficients of the densities around every point of a group."""
@@ -178,7 +184,7 @@ def radial_basis(distance: Tensor, count: int) -> Tensor:
 
 
 def find_groups(axis: Axis, degree: int, radial: int, copies: int) -> list[Group]:
-    """All samples of an axis, those of equal size in one group; points of large or periodic ones with their
+    """All samples of an axis, those of nearly equal size in one group; points of large or periodic ones with their
     neighbours. copies: samples that share coordinates ``(1, n, 3)``."""
     points, segment, cells = flattened(axis)
     lengths = segment.bincount().tolist()
@@ -186,22 +192,39 @@ def find_groups(axis: Axis, degree: int, radial: int, copies: int) -> list[Group
         return [_sparse(axis, len(points), degree, radial, copies)]
     if len(set(lengths)) == 1:
         basis = _dense(points.view(len(lengths), -1, 3), degree, radial)
-        return [Group(None, None, basis.repeat(copies, 1, 1) if copies > 1 else basis)]
-    starts, groups = [sum(lengths[:i]) for i in range(len(lengths))], []
-    for size in sorted(set(lengths)):
-        own = [range(start, start + size) for start, length in zip(starts, lengths) if length == size]
-        place = torch.tensor(own, device=points.device).flatten()
-        groups.append(Group(place, None, _dense(points[place].view(len(own), size, 3), degree, radial)))
-    return groups
+        return [Group(None, None, None, basis.repeat(copies, 1, 1) if copies > 1 else basis)]
+    size = torch.tensor(lengths, device=points.device)
+    start = size.cumsum(0) - size
+    return [_filled(points, start[own], size[own], degree, radial) for own in _alike(lengths)]
 
 
-def _dense(coord: Tensor, degree: int, radial: int) -> Tensor:
-    """``(s, n, 3)`` → ``(s, M · n, n · R)``; a point is no neighbour of itself."""
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Which samples have the same size, rounded up to whole `STEP`."""
+    found: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        found.setdefault(-(-length // STEP), []).append(i)
+    return [found[key] for key in sorted(found)]
+
+
+def _filled(points: Tensor, start: Tensor, size: Tensor, degree: int, radial: int) -> Group:
+    """Samples filled up to the largest by copies of their first points, which nobody sees."""
+    index = torch.arange(int(size.max()), device=points.device)
+    real = index < size[:, None]
+    place = (start[:, None] + torch.where(real, index, 0)).flatten()
+    basis = _dense(points[place].view(len(size), -1, 3), degree, radial, real)
+    return Group(place, real.flatten(), None, basis)
+
+
+def _dense(coord: Tensor, degree: int, radial: int, real: Tensor | None = None) -> Tensor:
+    """``(s, n, 3)`` → ``(s, M · n, n · R)``; nobody is a neighbour of itself, or of what isn't real ``(s, n)``."""
     samples, size, _ = coord.shape
     vector = coord[:, None] - coord[:, :, None]  # from the receiver (dimension 1) to the sender (dimension 2)
-    own = torch.eye(size, dtype=coord.dtype, device=coord.device)
-    distance = (vector.square().sum(-1) + own).sqrt()
-    value = radial_basis(distance, radial) * (1 - own)[..., None]
+    apart = torch.eye(size, dtype=torch.bool, device=coord.device)[None]
+    if real is not None:
+        apart = apart | ~(real[:, :, None] & real[:, None])
+    nobody = apart.to(coord.dtype)
+    distance = (vector.square().sum(-1) + nobody).sqrt()
+    value = radial_basis(distance, radial) * (1 - nobody)[..., None]
     basis = harmonics(vector / distance[..., None], degree).permute(0, 3, 1, 2)[..., None] * value[:, None]
     return basis.reshape(samples, -1, size * radial)
 
@@ -221,7 +244,7 @@ def _sparse(axis: Axis, total: int, degree: int, radial: int, copies: int) -> Gr
     if copies > 1:
         sender = torch.cat([sender + total * copy for copy in range(copies)])
         basis = basis.repeat(copies, 1, 1)
-    return Group(None, sender, basis)
+    return Group(None, None, sender, basis)
 
 
 PLUGIN = Cluster

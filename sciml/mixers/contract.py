@@ -33,6 +33,8 @@ class Mixer(nn.Module):
     """
 
     compilable: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
+    """Whether a pair bias enters, where the domain has one."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -36,8 +36,8 @@ def _quadratic_forms(dtype: torch.dtype, device: torch.device) -> Tensor:
         made[1 + k, 0, 1 + k] = 3**0.5
     for m, (i, j) in zip((4, 5, 6), ((1, 2), (2, 3), (1, 3))):
         made[m, i, j] = made[m, j, i] = s
-    made[7].diagonal().copy_(torch.tensor([0.0, s, -s, 0.0]))
-    made[8].diagonal().copy_(torch.tensor([0.0, -t, -t, 2 * t]))
+    made[7].diagonal().copy_(torch.tensor([0.0, s, -s, 0.0], dtype=torch.float64))
+    made[8].diagonal().copy_(torch.tensor([0.0, -t, -t, 2 * t], dtype=torch.float64))
     return made.view(9, 16).T.to(device, dtype).contiguous()
 
 

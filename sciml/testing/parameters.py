@@ -31,7 +31,7 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
         elif (".stem.missing." in name or ".stem.members.missing " in name) and not gaps:
             reasons[name] = "nothing is missing in these samples"
         elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
-            reasons[name] = "no attention has that number of heads"
+            reasons[name] = "no mixer that attends to pairs has that number of heads"
     return reasons
 
 
@@ -46,7 +46,7 @@ def _idle_mixers(operator: Operator, batches: Sequence[TokenBatch]) -> Iterator[
 
 
 def _heads(operator: Operator) -> set[int]:
-    return {module.heads for module in operator.modules() if isinstance(module, Mixer)}
+    return {module.heads for module in operator.modules() if isinstance(module, Mixer) and module.biased}
 
 
 def stir(operator: nn.Module, seed: int = 0, size: float = 0.05) -> None:

@@ -26,7 +26,7 @@ DEPTH_EV, STEEPNESS, LENGTH, CUTOFF = 1.0, 2.0, 1.2, 5.0
 NUMBERS = np.array([8, 6, 1, 1])
 TETRAHEDRON = LENGTH / np.sqrt(8) * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1.0]])
 REFERENCE_EV = {1: -13.0, 6: -1030.0, 8: -2040.0}
-NETWORK = {"levels": [{"width": 16, "depth": 1, "mixers": ["full"], "head_width": 8}], "stem_width": 8,
+NETWORK = {"levels": [{"width": 16, "depth": 1, "mixers": ["cluster"], "head_width": 8}], "stem_width": 8,
            "condition_width": 8}
 
 
@@ -124,6 +124,6 @@ def network(made: Store, **config: Any) -> Predictor:
     adapter = adapter_of(made, **config)
     torch.manual_seed(0)
     operator = Operator(validate(OperatorConfig, NETWORK, where="toy"), {adapter.name: adapter.spec()})
-    stir(operator, size=0.3)
+    stir(operator, size=0.05)
     return Predictor(operator, {adapter.name: adapter},
                      {"name": "toy", "domains": {adapter.name: adapter.config.model_dump(mode="json")}})

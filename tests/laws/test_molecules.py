@@ -23,7 +23,7 @@ from tests.handles import toy
 
 Make = Callable[[Store], Predictor]
 POTENTIALS: dict[str, Make] = {"network": toy.network, "morse": toy.exact}
-LOCAL = ("morse",)
+LOCAL = ("network", "morse")
 PRECISIONS = {"float32": 1e-5, "float64": 1e-12}
 every = pytest.mark.parametrize("potential", POTENTIALS)
 local = pytest.mark.parametrize("potential", LOCAL)

@@ -21,8 +21,8 @@ def spec(slots: int = 2, units: tuple[str, ...] = UNITS, patch: int = 1) -> Toke
     return TokenSpec(
         "crowd", ("crowd/count",), {"rate": HeadSpec("members", ("crowd/count",), link="log"),
                                 "behaviour": HeadSpec("along_time", ("crowd/vx", "crowd/vy"))},
-        lattice_conditions=("drift", "light"), identities={"a/unit": units}, stem="population", slots=Slots("unit", slots, ("drift",)),
-        patch=patch)
+        lattice_conditions=("drift", "light"), identities={"a/unit": units}, stem="population",
+        slots=Slots("unit", slots, ("drift",)), patch=patch)
 
 
 def batch(num_units: int = 5, steps: int = 7, causal: bool = True, order: torch.Tensor | None = None) -> TokenBatch:
