@@ -53,8 +53,8 @@ def all_bars() -> list[Bar]:
                        ("drift_at_constant_energy", 0.02), ("extensivity_float32", 1e-5),
                        ("curl_of_the_forces_float64", 1e-6)):
         made.append(Bar(name.replace("_", " "), f"ethanol/physics/{name}", "bar", most=most))
-    made += [Bar(f"MD step, {n} ethanol", f"ethanol/speed/md_step_of_{n}", f"schnet_{size}", ratio=0.5)
-             for n in (1, 32) for size in ("small", "default")]
+    made += [Bar(f"{kind.replace('_', ' ')}, {n} ethanol", f"ethanol/speed/{kind}_of_{n}", f"schnet_{size}", ratio=0.5)
+             for kind in ("md_step", "compiled_md_step") for n in (1, 32) for size in ("small", "default")]
     return [*made, *(Bar(f"packed training step, {mix}", f"mixed/{mix}/train_step", "padded", ratio=1 / 3)
                      for mix in ("qm9", "5_to_25", "18_to_90"))]
 

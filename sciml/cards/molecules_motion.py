@@ -87,7 +87,8 @@ def drift(energies: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
 
 def survival(predictor: Predictor, samples: Sequence[xr.Dataset], plan: Plan, kelvin: float, length_ps: float,
              every: int = 5) -> Entry:
-    """Time until a bond has become 0.5 Å longer or shorter, or a value is not finite, with a Langevin thermostat."""
+    """Time until a bond has become 0.5 Å longer or shorter (a proton may be transferred), or a value is not finite,
+    with a Langevin thermostat."""
     moving = with_dynamics(predictor, thermostat="langevin", dt_fs=plan.dt_fs, temperature_k=kelvin, seed=plan.seed)
     packed = pack(moving, samples)
     bonds = bonds_of(moving, packed)
@@ -95,9 +96,9 @@ def survival(predictor: Predictor, samples: Sequence[xr.Dataset], plan: Plan, ke
     try:
         for state in rollout(moving, start(moving, packed), steps):
             if state.step % every == 0 or state.step == steps:
-                change = np.abs(bonds.lengths(state.extra["position"].numpy()) - bonds.length)
-                if change.size and change.max() > STRETCH_ANGSTROM:
-                    worst = int(change.argmax())
+                broken = bonds.broken(state.extra["position"].numpy(), STRETCH_ANGSTROM)
+                if broken.size:
+                    worst = int(broken[0])
                     why = f"the bond of atoms {bonds.first[worst]} and {bonds.second[worst]} changed by more than 0.5 Å"
                     break
             reached = state.step

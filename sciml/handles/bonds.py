@@ -24,20 +24,38 @@ SLACK = 1.25
 """Atoms nearer than that many times the sum of their radii are bonded."""
 
 
+HELD_ANGSTROM = 1.5
+"""From a heavy atom, within which a hydrogen is bound to it whatever bond it came from."""
+
+
 @dataclass(frozen=True)
 class Bonds:
     """B pairs of packed atoms: first and second ``(B,)``, segment ``(B,)``, shift ``(B, 3)`` Å that brings the second
-    to its image, and length ``(B,)`` Å where they were found."""
+    to its image, and length ``(B,)`` Å where they were found. number ``(n,)``: atomic numbers of all atoms."""
 
     first: np.ndarray
     second: np.ndarray
     segment: np.ndarray
     shift: np.ndarray
     length: np.ndarray
+    number: np.ndarray
 
     def lengths(self, position: np.ndarray) -> np.ndarray:
         """``(B,)`` Å at places ``(n, 3)``."""
         return np.asarray(np.linalg.norm(position[self.second] + self.shift - position[self.first], axis=1))
+
+    def broken(self, position: np.ndarray, stretch: float) -> np.ndarray:
+        """Which bonds ``(k,)`` are longer or shorter by more than `stretch` Å. A hydrogen that has gone over to another
+        heavy atom (within `HELD_ANGSTROM`) has been transferred, and broke nothing."""
+        found = np.flatnonzero(np.abs(self.lengths(position) - self.length) > stretch)
+        heavy = self.number > 1
+
+        def transferred(bond: int) -> bool:
+            ends = [i for i in (self.first[bond], self.second[bond]) if not heavy[i]]
+            away = np.linalg.norm(position[heavy] - position[ends[0]], axis=1) if len(ends) == 1 else np.array([])
+            return bool(away.size and away.min() < HELD_ANGSTROM)
+
+        return np.array([bond for bond in found if not transferred(int(bond))], np.int64)
 
 
 def bonds_of(predictor: Predictor, packed: Packed) -> Bonds:
@@ -61,4 +79,4 @@ def bonds_of(predictor: Predictor, packed: Packed) -> Bonds:
         shift = np.einsum("bk,bkx->bx", images, cell)
     once = (first < second) | ((first == second) & (shift @ np.array([1.0, 1e3, 1e6]) > 0))
     kept = once & (distance < SLACK * (radius[first] + radius[second]))
-    return Bonds(first[kept], second[kept], segment[first[kept]], shift[kept], distance[kept])
+    return Bonds(first[kept], second[kept], segment[first[kept]], shift[kept], distance[kept], numbers)
