@@ -87,7 +87,7 @@ def test_bars_are_judged(bench: Any, tmp_path: Path) -> None:
     verdicts: Mapping[str, str] = {row["what"]: row["verdict"] for row in bench.summary(made.results)}
     assert verdicts["AcAc force RMSE"] == "met"
     assert verdicts["AcAc energy RMSE"] == "not measured"
-    assert "missed" in [row["verdict"] for row in bench.summary(made.results) if row["what"] == "MD step, 1 ethanol"]
+    assert "missed" in [row["verdict"] for row in bench.summary(made.results) if row["what"] == "md step, 1 ethanol"]
 
 
 def test_an_unknown_part_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,14 +96,16 @@ def _parquet_names(path: str) -> list[str]:
         return []
 
 
-def _frame(path: str, columns: Sequence[str], names: Sequence[str], options: Mapping[str, Any]) -> pd.DataFrame:
+def _frame(path: str, columns: Sequence[str], names: Sequence[str], options: Mapping[str, Any],
+           asked: Sequence[str]) -> pd.DataFrame:
+    """The columns of a table; asked: the option that names each."""
     import pyarrow
 
     limits = limits_of(options, path)
     check_size(path, "table", (size_of(path),), 1, limits.chunk_bytes, "a table to hold in memory")
-    for column in columns:
+    for column, option in zip(columns, asked, strict=True):
         if column not in names:
-            raise InputError(path, key="column", found=repr(column),
+            raise InputError(path, key=f"options.{option}", found=repr(column),
                              expected=f"one of {', '.join(names)[:200]}", fix="name the column")
     try:
         with open_bytes(path) as source:
@@ -134,7 +136,7 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
         return _bins(path, names, options, scale)
     columns = [str(options.get(key) or _match(names, known) or fallback) for key, known, fallback in
                (("unit_column", UNITS, "unit"), ("time_column", TIMES, "time"))]
-    frame = _frame(path, columns, names, options)
+    frame = _frame(path, columns, names, options, ("unit_column", "time_column"))
     unit, time = frame[columns[0]], to_numbers(frame[columns[1]], columns[1], path)
     absent = np.flatnonzero((unit.isna() | np.isnan(time)).to_numpy())
     if not len(frame) or len(absent):
@@ -145,6 +147,10 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
     labels = unit_labels([int(i) for i in ids] if whole else [str(i) for i in ids], path)
     trains = by_unit(time * scale, codes, range(len(ids)), path)
     return events_dataset(trains, labels, rules, where=path, format="spike_table")
+
+
+def _named(option: Any) -> list[str]:
+    return [str(name) for name in option] if isinstance(option, list | dict) else [str(option)]
 
 
 def _bins(path: str, names: Sequence[str], options: Mapping[str, Any], scale: float) -> xr.Dataset:
@@ -160,7 +166,9 @@ def _bins(path: str, names: Sequence[str], options: Mapping[str, Any], scale: fl
         raise InputError(path, key="options.time_column", found="none", expected="the column of the bins' times",
                          fix="name it, or the width of a bin: bin_s")
     wanted = [str(name) for name in dict.fromkeys([*wanted, *([] if time is None else [time])])]
-    frame = _frame(path, wanted, names, options)
+    asked = [next((key for key in (*BINNED, "time_column") if name in _named(options.get(key))), "counts")
+             for name in wanted]
+    frame = _frame(path, wanted, names, options, asked)
     held = {name: to_numbers(frame[name], name, path) for name in wanted}
     arrays = {key: options[key] for key in (*BINNED, "bin_s", "start") if options.get(key) is not None}
     if time is not None:
