@@ -20,7 +20,8 @@ from sciml.report import machine
 
 Status = Literal["ok", "note", "missing"]
 PLUGIN_GROUPS = ("sciml.commands", "sciml.cli", "sciml.domains", "sciml.data.readers", "sciml.data.builders",
-                 "sciml.data.checks", "sciml.mixers", "sciml.kernels", "sciml.objectives", "sciml.operator.stems",
+                 "sciml.data.checks", "sciml.data.conventions", "sciml.cards", "sciml.mixers", "sciml.kernels",
+                 "sciml.objectives", "sciml.operator.stems",
                  "sciml.operator.heads", "sciml.operator.biases")
 MIN_MEMORY_GIB, MIN_DISK_GIB = 4, 2
 
