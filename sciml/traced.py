@@ -114,16 +114,19 @@ def compile_forward(predictor: Predictor, example: TokenBatch) -> Predictor:
     program = TracedForward(predictor.adapter(example.domain), predictor.operator, example)
     kept = _kept(example)
 
-    def answer(batch: TokenBatch) -> Outputs | None:
-        same = form_of(batch) == form and all(map(torch.equal, _kept(batch), kept))
-        return program(batch.axes[0].coord.detach()) if same else None
+    def fits(batch: TokenBatch) -> bool:
+        own = _kept(batch)
+        if len(own) == len(kept) and all(a is b for a, b in zip(own, kept)):  # as from step to step
+            return batch.targets.keys() == example.targets.keys() and batch.axes[0].period is None
+        return form_of(batch) == form and all(map(torch.equal, own, kept))
 
-    return replace(predictor, compiled=answer)
+    return replace(predictor, compiled=lambda batch: program(batch.axes[0].coord.detach()) if fits(batch) else None)
 
 
 def _kept(batch: TokenBatch) -> list[Tensor]:
-    """What a program takes from its example: identities and conditions."""
-    return [*(axis.ids for axis in batch.axes if axis.ids is not None), *batch.conditions.vector.values()]
+    """What a program takes from its example: values, identities, segments and conditions."""
+    found = [batch.values, *(t for axis in batch.axes for t in (axis.ids, axis.segment) if t is not None)]
+    return [*found, *batch.conditions.vector.values()]
 
 
 def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...],
