@@ -8,6 +8,7 @@ import pytest
 
 from sciml.assets import config, dataset
 from sciml.cli.demo import DATA, script
+from sciml.domains.molecules.config import MoleculesConfig
 from sciml.domains.series.config import SeriesConfig
 from sciml.domains.spikes.config import SpikesConfig
 from sciml.recipe import load_recipe, validate
@@ -30,6 +31,17 @@ def test_commands_fit_together(domains: str, smallest: bool) -> None:
             if option in command]
     assert set(used) == set(built)
     assert commands[-1] == ["report", "runs/demo"]
+
+
+@pytest.mark.parametrize("stores", ["stores/demo", "elsewhere"])
+def test_molecules_have_a_demo_of_their_own(stores: str) -> None:
+    commands = script(Path("runs/demo"), Path(stores), "molecules", True)
+    store, (pretrain,) = f"{stores}/ethanol_morse.zarr", [c for c in commands if c[0] == "pretrain"]
+    recipe = load_recipe(config("demo_molecules"), [part for part in pretrain[2:] if "=" in part])
+    assert [str(entry.store) for entry in recipe.data] == [store]
+    assert commands[0][2:4] == ["datasets/ethanol_morse/source.yaml", store]
+    assert dataset(commands[0][2]).is_file()
+    validate(MoleculesConfig, dict(recipe.domains["molecules"]), where="molecules")
 
 
 def test_sections_of_the_recipe_are_valid() -> None:
