@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def recipe_for(predictor: Predictor, store: Store, assignments: Sequence[str], *
 
 
 def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
-    """Let adapter and operator learn of the store: new names get rows of their own, known ones keep theirs."""
+    """Let adapter and operator learn of the store: new names get rows of their own, known ones keep theirs; heads that
+    the recipe doesn't ask for any more go."""
     domain = store.meta.domain
     adapter = predictor.adapters.get(domain)
     if adapter is None:
@@ -82,7 +84,8 @@ def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
     spec, known = adapter.spec(), predictor.operator.specs.get(domain)
     if known is not None:
         try:
-            spec = known.merge(spec)
+            merged = known.merge(spec)
+            spec = replace(merged, heads={name: merged.heads[name] for name in spec.heads})
         except ValueError as error:
             raise InputError(store.url, key=domain, found=str(error), expected="the checkpoint's patch and pair bias",
                              fix="pretrain with this store, or choose a checkpoint that fits") from None

@@ -80,6 +80,7 @@ def evaluate(predictor: Predictor, store: Store, split: SplitName = "test", *, q
     if seen is not None and seen != store.meta.split_identity():
         result.warnings.append(f"{store.meta.dataset} was trained on under another split ({seen}, here "
                                f"{store.meta.split_identity()}): test samples may have been seen in training")
+    result.warnings += getattr(adapter, "notes", [])
     asked = [q for q in adapter.questions(store, split) if questions is None or q.name in questions]
     plans = [(q, _indices(len(q.windows), max_windows)) for q in asked]
     total, done = sum(len(indices) for _, indices in plans), 0
@@ -118,7 +119,8 @@ def _answer(predictor: Predictor, adapter: DomainAdapter, question: Question, in
             ours.append(adapter.score(question, prediction, truth))
             floor.append(adapter.score(question, baseline, truth))
         tick(len(samples))
-    return tuple({name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    return tuple({name: np.concatenate([part[name] for part in parts if name in part])
+                  for name in dict.fromkeys(name for part in parts for name in part)}
                  for parts in (ours, floor))  # type: ignore[return-value]
 
 
@@ -178,7 +180,7 @@ def zero_outputs(batch: TokenBatch) -> Outputs:
 def _summarise(result: Evaluation, adapter: DomainAdapter, question: Question, ours: Scores, floor: Scores,
                block: int) -> None:
     for metric in adapter.metrics():
-        if metric.name not in ours:
+        if metric.name not in ours or not len(ours[metric.name]):
             continue
         a, b = ours[metric.name], floor[metric.name]
         if a.ndim > 1:

@@ -71,8 +71,23 @@ def _pack(batches: Sequence[TokenBatch], place: int) -> TokenBatch:
     return replace(
         first, values=torch.cat([b.values for b in batches], dim), axes=tuple(axes),
         observed=_observed(batches, dim), conditions=_conditions(batches, dim),
-        targets={name: _target([b.targets[name] for b in batches], join) for name in first.targets},
+        targets={name: _target([b.targets[name] if name in b.targets else _unknown(like, b, place) for b in batches],
+                               join) for name, like in _kinds(batches).items()},
         num_segments=sum(b.num_segments for b in batches), sources=sum((b.sources for b in batches), ()))
+
+
+def _kinds(batches: Sequence[TokenBatch]) -> dict[str, Target]:
+    """One target of every name."""
+    return {name: target for b in reversed(batches) for name, target in b.targets.items()}
+
+
+def _unknown(like: Target, batch: TokenBatch, place: int) -> Target:
+    """What a packed sample doesn't bring and others do (stress without a cell): nothing of it is known."""
+    def sized(t: Tensor) -> Tensor:
+        dim, size = (0, batch.num_segments) if t.ndim == 2 else (1 + place, batch.lattice[place])
+        return t.new_zeros([size if i == dim else n for i, n in enumerate(t.shape)])
+
+    return Target(sized(like.value), sized(like.mask), sized(like.baseline), sized(like.scale) + 1)
 
 
 def _pack_axis(axes: Sequence[Axis], counts: Sequence[int]) -> Axis:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from sciml.adapter import DomainAdapter
 from sciml.errors import InputError
+from sciml.mixers.cluster import MOST_DENSE
 from sciml.operator.compiled import prepare_compiler
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.tokens import Outputs, TokenBatch, map_tensors
@@ -26,11 +27,13 @@ Loss = Callable[[Outputs, TokenBatch], Tensor]
 
 def form_of(batch: TokenBatch) -> tuple[Any, ...] | None:
     """What must be equal for a recorded program to fit: data set, sizes, targets, conditions. None if none can be made:
-    in periodic cells who is a neighbour depends on the places."""
+    in periodic cells and large samples who is a neighbour depends on the places."""
     if any(axis.period is not None for axis in batch.axes) or batch.packed_axis is None:
         return None
     segment = batch.axes[batch.packed_axis].segment
     assert segment is not None
+    if int(segment[0].bincount().max()) > MOST_DENSE:
+        return None
     shapes = tuple(tuple(t.shape) for t in tensors_of(batch))
     return (batch.domain, batch.dataset, batch.channels, tuple(segment[0].bincount().tolist()), tuple(batch.targets),
             tuple(batch.conditions.vector), shapes, batch.values.dtype, str(batch.values.device))

@@ -18,6 +18,7 @@ from sciml.cards.molecules_motion import Plan, conservation, survival
 from sciml.cards.molecules_symmetry import Precision, symmetries
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.domains.molecules.adapter import Molecules
 from sciml.errors import InputError
 from sciml.handles.potential import in_float64, molecules_of
 from sciml.predictor import Predictor
@@ -48,9 +49,10 @@ def conservation_card(predictor: Predictor, store: Store, split: SplitName, assi
     """Of the first configuration of each of the split's first molecules; empty for a model without forces."""
     raw = override(CardConfig().model_dump(mode="json"), assignments)
     config = validate(CardConfig, raw, where="command line")
+    known = predictor.adapter(store.meta.domain)
+    if isinstance(known, Molecules) and known.config.forces == "none":
+        return []  # perhaps without an energy, too
     adapter = molecules_of(predictor)
-    if adapter.config.forces == "none":
-        return []
     samples = adapter.starts(store, split)[: config.configurations]
     if not samples:
         raise InputError(store.url, key=f"split {split}", found="no configuration", expected="at least one",

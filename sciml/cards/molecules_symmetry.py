@@ -69,7 +69,8 @@ def _error(before: Evaluated, after: Evaluated, expected: np.ndarray) -> float:
 
 def _net_force(packed: Packed, found: Evaluated) -> float:
     forces, segment = forces_of(found), packed.segment.numpy()
-    return max(float(np.linalg.norm(forces[segment == s].sum(0)) / np.linalg.norm(forces[segment == s], axis=1).sum())
+    length = np.linalg.norm(forces, axis=1)
+    return max(float(np.linalg.norm(forces[segment == s].sum(0)) / max(length[segment == s].sum(), 1e-30))
                for s in range(packed.batch.num_segments))
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +97,6 @@ def pack(predictor: Predictor, samples: Sequence[xr.Dataset]) -> Packed:
     adapter = molecules_of(predictor)
     batches = []
     for sample in samples:
-        _check_conditions(adapter, sample)
         made = adapter.encode(sample)
         batches.append(replace(made, targets={k: t for k, t in made.targets.items() if k != STRESS}))
     batch = collate(batches).to(dtype=next(predictor.operator.parameters()).dtype)
@@ -146,14 +144,3 @@ def at(predictor: Predictor, packed: Packed, position: Tensor | None = None, cel
 def start(predictor: Predictor, packed: Packed, velocity: Tensor | None = None) -> State:
     """The state of molecular dynamics that starts from packed configurations; see `Molecules.motion_of`."""
     return molecules_of(predictor).motion_of(packed.batch, packed.position, velocity)
-
-
-def _check_conditions(adapter: Molecules, sample: xr.Dataset) -> None:
-    """Charge and spin that the network has no input for would be ignored without a word."""
-    known = adapter.frame().conditions
-    for name, neutral in (("charge", 0.0), ("spin", 1.0)):
-        value: Any = float(sample[name].values) if name in sample else neutral
-        if value != neutral and name not in known:
-            raise InputError(sample.attrs.get("source", "sample"), key=name, found=f"{value:g}",
-                             expected=f"{neutral:g}: this checkpoint was not told of any other {name} in training",
-                             fix=f"leave {name} out, or train on data that has it")

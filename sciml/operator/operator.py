@@ -45,7 +45,10 @@ class Ports(nn.Module):
             self.biases = nn.ModuleDict({str(heads): make_bias(heads) for heads in counts})
 
     def extend(self, spec: TokenSpec, config: OperatorConfig) -> None:
-        """Add the rows of names that are new in `spec`; everything that exists keeps its weights."""
+        """Add the rows of names that are new in `spec`; everything that exists keeps its weights, but for heads that it
+        doesn't name any more, which go."""
+        for name in set(self.heads) - set(spec.heads):
+            del self.heads[name]
         self.stem.extend(spec)
         self.conditions.rows.extend(spec.vector_conditions)
         for name, head in spec.heads.items():

@@ -107,7 +107,8 @@ def test_it_judges_only_what_was_trained_on_its_labels(water: Store, tmp_path: P
 
 def test_on_the_command_line(water: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.save(tmp_path / "run" / "checkpoints" / "best", toy.network(water))
-    call = ["oracle", str(tmp_path / "run"), "--data", water.url, "--steps", "20", "--every", "5"]
+    call = ["oracle", str(tmp_path / "run"), "--data", water.url, "--steps", "20", "--every", "5",
+            "domains.molecules.dynamics.dt_fs=0.02"]
     assert cli.run([*call, "domains.molecules.dynamics.temperature_k=100", "-o", str(tmp_path / "a.svg")]) == 0
     shown = capsys.readouterr().out
     assert "force_rmse" in shown

@@ -34,10 +34,12 @@ MOST_STARTS = 16
 @dataclass(frozen=True)
 class Molecules:
     """Energies that correct element references (link space: eV), forces in eV/Å. datasets: what is known of each, by
-    name. A rollout step is one of molecular dynamics."""
+    name. elements: those that had rows of the embedding before, in their order. A rollout step is one of molecular
+    dynamics."""
 
     config: MoleculesConfig
     datasets: Mapping[str, Fitted] = field(default_factory=dict)
+    elements: tuple[str, ...] = ()
     name: str = DOMAIN
 
     @property
@@ -51,6 +53,11 @@ class Molecules:
     @property
     def baseline_name(self) -> str:
         return "element references"
+
+    @property
+    def notes(self) -> list[str]:
+        """What an evaluation has to say of what was fitted."""
+        return [note for fit in self.datasets.values() for note in fit.notes]
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -67,7 +74,7 @@ class Molecules:
 
     def fit(self, store: Store) -> Self:
         fitted = fit_dataset(store, self.config)
-        return replace(self, datasets={**self.datasets, fitted.name: fitted})
+        return replace(self, datasets={**self.datasets, fitted.name: fitted}, elements=self.frame().elements)
 
     def floor(self) -> Self:
         return self
@@ -205,7 +212,8 @@ class Molecules:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         parts = {name: fit.state() for name, fit in self.datasets.items()}
-        config = {"config": self.config.model_dump(mode="json"), "datasets": {k: part[0] for k, part in parts.items()}}
+        config = {"config": self.config.model_dump(mode="json"), "elements": list(self.frame().elements),
+                  "datasets": {k: part[0] for k, part in parts.items()}}
         return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
 
     @classmethod
@@ -214,11 +222,12 @@ class Molecules:
         for name, part in config["datasets"].items():
             own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
             datasets[name] = Fitted.restore(name, part, own)
-        return cls(validate(MoleculesConfig, config["config"], where="checkpoint"), datasets)
+        return cls(validate(MoleculesConfig, config["config"], where="checkpoint"), datasets,
+                   tuple(config.get("elements", ())))
 
     def frame(self) -> Frame:
-        """What is common to all data sets that are known."""
-        elements = dict.fromkeys(e for fit in self.datasets.values() for e in fit.elements)
+        """What is common to all data sets that are known; rows of elements never change places."""
+        elements = dict.fromkeys((*self.elements, *(e for fit in self.datasets.values() for e in fit.elements)))
         conditions = dict.fromkeys(c for fit in self.datasets.values() for c in fit.conditions)
         return Frame(self.config, tuple(elements), tuple(conditions))
 

@@ -55,6 +55,8 @@ class MoleculesConfig(Section):
             raise ValueError("properties.energy: sum; a mean of atoms' energies is not extensive")
         if self.frames and self.mode != "cartesian":
             raise ValueError("frames: true needs mode: cartesian; geometric mode has exact symmetries")
+        if self.frames and self.forces == "direct":
+            raise ValueError("frames: true averages energies, not vectors; set forces: gradient")
         return self
 
     @property

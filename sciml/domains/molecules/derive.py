@@ -62,7 +62,8 @@ def _stress(config: MoleculesConfig, axis: Axis, slope: Tensor, batch: TokenBatc
     cells = axis.period * config.cutoff_angstrom
     gram = cells @ cells.mT + torch.diag_embed((cells.square().sum(-1) == 0).to(cells.dtype))
     volume = torch.linalg.det(gram).sqrt()
-    symmetric = (slope + slope.mT) / 2 / volume[:, None, None]
+    periodic = (cells != 0).any(-1).any(-1)
+    symmetric = (slope + slope.mT) / 2 * (periodic / volume)[:, None, None]
     stress = torch.stack([symmetric[:, i, j] for i, j in PLACES], -1)
     scale = batch.targets[STRESS].scale if STRESS in batch.targets else stress.new_ones(())
     return stress / scale

@@ -83,18 +83,31 @@ def fit_dataset(store: Store, config: MoleculesConfig) -> Fitted:
         references[name] = made
         scales[name] = _scale(name, kind, left, counts[known].sum(1), force_scale)
     theory = str(store.meta.provenance.options.get("level_of_theory", ""))
-    conditions = tuple(name for name in ("charge", "spin") if name in layout.variables)
+    conditions = tuple(name for name in ("charge", "spin") if _conditioned(layout, name))
     return Fitted(store.meta.dataset, elements, references, scales, force_scale, units, theory, conditions)
 
 
 def count_elements(numbers: np.ndarray, rows: np.ndarray, elements: tuple[str, ...]) -> np.ndarray:
-    """``(S, E)`` atoms of each element of configurations that have `rows` atoms each."""
+    """``(S, E)`` atoms of each element of configurations that have `rows` atoms each. Raises `ValueError` on others."""
     place = np.full(len(SYMBOLS), -1)
     place[[SYMBOLS.index(e) for e in elements]] = np.arange(len(elements))
     owner = np.repeat(np.arange(len(rows)), rows)
+    if (place[numbers] < 0).any():
+        raise ValueError(f"atoms that are none of {', '.join(elements)}")
     counts = np.zeros((len(rows), len(elements)))
     np.add.at(counts, (owner, place[numbers]), 1.0)
     return counts
+
+
+def _conditioned(layout: Layout, name: str) -> bool:
+    """Raises `InputError` on a charge or spin that some configurations don't say."""
+    if layout.variables.get(name) != ():
+        return False
+    unknown = ~np.isfinite(layout.whole(name))
+    if unknown.any():
+        raise InputError(layout.store.url, key=name, found=f"not known of {int(unknown.sum())} configurations",
+                         expected="known of all, or of none", fix="complete it in the source file, or don't read it")
+    return True
 
 
 def _labels(layout: Layout, name: str) -> np.ndarray:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sciml.tokens import Axis, Outputs, TokenBatch
 
+EQUAL = 1e-5
+"""Principal moments whose difference is a smaller share of the largest are equal."""
 SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))
 """Of the first two axes; the third follows, so that every frame is a rotation."""
 
@@ -34,8 +36,8 @@ def framed(batch: TokenBatch) -> TokenBatch:
 
 
 def seen_from_frames(axis: Axis) -> Tensor:
-    """``(n, 4, 3)`` places relative to the mean of their sample, in its four frames; differentiable, but for places of
-    which two principal moments are equal."""
+    """``(n, 4, 3)`` places relative to the mean of their sample, in its four frames; see `principal_axes`
+    for the derivative."""
     assert axis.segment is not None
     segment, coord = axis.segment[0], axis.coord[0]
     number = int(segment.max()) + 1
@@ -44,12 +46,24 @@ def seen_from_frames(axis: Axis) -> Tensor:
     place = coord - mean[segment]
     outer = place[:, :, None] * place[:, None, :]
     spread = coord.new_zeros(number, 3, 3).index_add(0, segment, outer)
-    axes = torch.linalg.eigh(spread).eigenvectors  # (S, 3, 3), one axis per column
+    axes = principal_axes(spread)
     signs = torch.tensor(SIGNS, dtype=coord.dtype, device=coord.device)
     first = axes[:, None, :, 2] * signs[:, :1]
     second = axes[:, None, :, 1] * signs[:, 1:]
     frames = torch.stack([first, second, torch.linalg.cross(first, second)], -1)  # (S, 4, 3, 3)
     return torch.einsum("nx,nkxy->nky", place, frames[segment])
+
+
+def principal_axes(spread: Tensor) -> Tensor:
+    """Symmetric ``(S, 3, 3)`` → orthonormal axes, one per column, by ascending moment λ. Their first derivative is
+    dv_j = Σ_i v_i (v_i · dA v_j) / (λ_j − λ_i) over moments that differ; where they don't (a single atom, around a
+    linear molecule), and in second derivatives, axes count as fixed."""
+    moments, axes = torch.linalg.eigh(spread.detach())
+    gap = moments[:, None, :] - moments[:, :, None]
+    differ = gap.abs() > EQUAL * moments[:, -1, None, None]
+    rate = torch.where(differ, 1 / torch.where(differ, gap, 1.0), 0.0)
+    change = axes.mT @ (spread - spread.detach()) @ axes
+    return axes + axes @ (rate * change)
 
 
 def unframed(outputs: Outputs, batch: TokenBatch) -> Outputs:

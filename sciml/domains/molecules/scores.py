@@ -28,7 +28,7 @@ def metrics_of(units: Mapping[str, str]) -> tuple[Metric, ...]:
 
 
 def score_labels(units: Mapping[str, str], prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
-    """Metric → ``(sample,)``; of a root mean square, the squares. NaN where a configuration knows no truth."""
+    """Metric → one number for every configuration that knows a truth; of a root mean square, the squares."""
     scores: dict[str, Any] = {}
     for name in units:
         if name not in prediction or name not in truth:
@@ -37,8 +37,7 @@ def score_labels(units: Mapping[str, str], prediction: xr.Dataset, truth: xr.Dat
         error = (prediction[name].values - truth[name].values) * factor
         error = error.reshape(len(error), -1)
         known = truth[f"{name}_known"].values.reshape(len(error), -1)
-        count = known.sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scores[f"{name}_mae"] = np.where(known, np.abs(error), 0).sum(1) / count
-            scores[f"{name}_rmse"] = np.where(known, error**2, 0).sum(1) / count
+        error, known = error[known.any(1)], known[known.any(1)]
+        scores[f"{name}_mae"] = np.where(known, np.abs(error), 0).sum(1) / known.sum(1)
+        scores[f"{name}_rmse"] = np.where(known, error**2, 0).sum(1) / known.sum(1)
     return scores
