@@ -70,6 +70,8 @@ def test_forms_tell_sizes_apart_and_know_no_cells(predictor: Predictor, molecule
         compile_forward(predictor, periodic)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning", "ignore::FutureWarning",
+                            "ignore::UserWarning")
 @pytest.mark.slow
 def test_a_compiled_calculator_gives_the_same_forces(predictor: Predictor, tmp_path: Path) -> None:
     ase = pytest.importorskip("ase")
