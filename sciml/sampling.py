@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sciml.adapter import DomainAdapter, Windows
 from sciml.packing import collate
+from sciml.threads import one_thread
 from sciml.tokens import TokenBatch
 
 MIXTURE, ORDER, SAMPLE, BATCH = 11, 12, 13, 14  # what a stream of random numbers is for
@@ -85,17 +85,6 @@ class MicroBatches(Dataset[TokenBatch]):
             common = np.random.default_rng([BATCH, self.seed, micro_step])
             batches.append(source.adapter.encode(source.windows.draw(index, own, common)))
         return collate(batches)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What encodes a sample gives the same bits in a worker as here, where sums may be split over threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def loader(data: MicroBatches, first: int, last: int, workers: int) -> Iterator[TokenBatch]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -40,3 +42,14 @@ def _work(rounds: int) -> None:
         y = (q @ k.mT).softmax(-1) @ v
         z = torch.nn.functional.gelu(y.reshape(TOKENS, WIDTH) @ weights[1]) * y.reshape(TOKENS, WIDTH)
         z.sum().backward()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums then don't depend on how they would be split over threads, and small work doesn't wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -4,18 +4,16 @@ molecules, as the oracle for models that were trained on its labels and on no ot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from sciml.data.store import Store
 from sciml.domains.molecules.fitted import Fitted
 from sciml.errors import InputError
+from sciml.threads import one_thread
 
 THEORY = "GFN2-xTB"
 SPELLINGS = {"gfn2xtb", "xtbgfn2", "gfn2", "xtb2"}
@@ -45,7 +43,7 @@ class Oracle:
             made.set("verbosity", 0)
             self._made["calculator"] = made
         try:
-            with one_thread():
+            with one_thread():  # tblite runs on torch's OpenMP; a second thread costs forty times what it saves
                 result = self._made["calculator"].singlepoint(self._made.get("last"))
         except RuntimeError as error:
             raise InputError(THEORY, key="calculation", found=" ".join(str(error).split())[:160],
@@ -103,14 +101,3 @@ def interface() -> Any:
         raise InputError("Python", key="tblite", found="not installed", expected="the oracle's own package",
                          fix='pip install "sciml[xtb]"') from None
     return interface
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """tblite runs on torch's OpenMP; on nine atoms a second thread costs forty times what it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

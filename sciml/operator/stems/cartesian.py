@@ -9,40 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from sciml.operator.config import OperatorConfig
-from sciml.operator.named import NamedTables
+from sciml.operator.stems.points import PointsStem
 from sciml.tokens import Axis, TokenBatch, TokenSpec
 
 OCTAVES = (-2, -1, 0, 1, 2, 3)
 """Waves of the coordinates have 2ᵏ periods per reference length."""
 
 
-class CartesianStem(nn.Module):
+class CartesianStem(PointsStem):
     """An embedding row per identity plus an MLP of that row's and the coordinates' continuous features: x, sin 2πκx and
     cos 2πκx, relative to the sample's mean, differentiable in the coordinates."""
 
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
-        super().__init__()
+        super().__init__(spec, config)
         width = config.levels[0].width
-        self.identities = NamedTables(width, std=1.0)
         self.enter = nn.Linear(3 * (1 + 2 * len(OCTAVES)), width)
         self.leave = nn.Linear(width, width)
         self.register_buffer("waves", 2 * math.pi * 2.0 ** torch.tensor(OCTAVES), persistent=False)
-        self.extend(spec)
-
-    def extend(self, spec: TokenSpec) -> None:
-        for namespace, members in spec.identities.items():
-            self.identities.extend(namespace, len(members))
-
-    def axes(self, axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
-        return tuple(axes)
 
     def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor:
         """``(1, n, width)``"""
         axis, = batch.axes
-        assert axis.namespace is not None
-        assert axis.ids is not None
-        who = self.identities(axis.namespace)[axis.ids]
-        place = axis.coord - mean_place(axis)
+        who, place = super().forward(batch, sizes), axis.coord - mean_place(axis)
         waves: Tensor = self.waves  # type: ignore[assignment]
         phase = (place[..., None] * waves.to(place.dtype)).flatten(-2)  # (1, n, 3 * octaves)
         features = torch.cat([place, phase.sin(), phase.cos()], -1)
