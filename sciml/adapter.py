@@ -92,6 +92,8 @@ class DomainAdapter(Protocol):
 
     name: the domain. baseline_name: the floor's, in tables. differentiate: inputs that outputs are differentiated by
     in `derive` (``("coord",)``: forces), for which gradients are then on. objective: name in ``sciml.objectives``.
+    Two attributes that an adapter may have: ``uneven``, True where a rollout step is an event, and ``notes``, sentences
+    on what was fitted that an evaluation prints as warnings.
     """
 
     @property

@@ -17,23 +17,22 @@ from torch.func import functional_call
 
 from sciml.adapter import DomainAdapter
 from sciml.errors import InputError
-from sciml.mixers.cluster import MOST_DENSE
 from sciml.operator.compiled import prepare_compiler
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.tokens import Outputs, TokenBatch, map_tensors
 
+DEPENDS_ON_VALUES = ("_local_scalar_dense", "data-dependent", "tracing tensor")
+"""What torch says when a program can't be recorded because Python asked for a value."""
 Loss = Callable[[Outputs, TokenBatch], Tensor]
 
 
 def form_of(batch: TokenBatch) -> tuple[Any, ...] | None:
     """What must be equal for a recorded program to fit: data set, sizes, targets, conditions. None if none can be made:
-    in periodic cells and large samples who is a neighbour depends on the places."""
+    in periodic cells who is a neighbour depends on the places."""
     if any(axis.period is not None for axis in batch.axes) or batch.packed_axis is None:
         return None
     segment = batch.axes[batch.packed_axis].segment
     assert segment is not None
-    if int(segment[0].bincount().max()) > MOST_DENSE:
-        return None
     shapes = tuple(tuple(t.shape) for t in tensors_of(batch))
     return (batch.domain, batch.dataset, batch.channels, tuple(segment[0].bincount().tolist()), tuple(batch.targets),
             tuple(batch.conditions.vector), shapes, batch.values.dtype, str(batch.values.device))
@@ -135,10 +134,18 @@ def _kept(batch: TokenBatch) -> list[Tensor]:
 def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...],
            backend: str = "inductor") -> Callable[..., list[Tensor]]:
     """The program of tensor operations that `compute` runs for these inputs, compiled. Takes up to a minute the first
-    time, seconds where inductor's cache is warm; needs a C++ compiler."""
+    time, seconds where inductor's cache is warm; needs a C++ compiler. Raises `InputError` where what is computed
+    depends on the values, as it does where neighbours are looked for (large samples, a head of direct forces)."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(compute)(*inputs)
+    try:
+        graph = make_fx(compute)(*inputs)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in DEPENDS_ON_VALUES):
+            raise
+        raise InputError("compile", key="operator", found=" ".join(str(error).split())[:120],
+                         expected="operations that don't depend on the places",
+                         fix="run it without compiling (train.compile=false; compile=False)") from None
     graph.graph.eliminate_dead_code()
     graph.recompile()
     program: Callable[..., list[Tensor]] = torch.compile(graph, dynamic=False, backend=backend)

@@ -10,6 +10,7 @@ import torch
 from sciml import registry
 from sciml.data.store import Store
 from sciml.errors import InputError
+from sciml.mixers import cluster
 from sciml.packing import collate
 from sciml.predictor import Predictor, forward
 from sciml.tokens import TokenBatch
@@ -68,6 +69,19 @@ def test_forms_tell_sizes_apart_and_know_no_cells(predictor: Predictor, molecule
     assert form_of(periodic) is None
     with pytest.raises(InputError, match=r"compile.*periodic cell"):
         compile_forward(predictor, periodic)
+
+
+def test_what_depends_on_the_places_is_refused(predictor: Predictor, molecules: Store,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large molecules the neighbours are looked for anew at every step."""
+    monkeypatch.setattr(cluster, "MOST_DENSE", 2)
+    adapter = predictor.adapter("molecules")
+    loss = registry.find("sciml.objectives", adapter.objective)
+    batch = batch_of(predictor, molecules, 0)
+    with pytest.raises(InputError, match=r"train.compile=false"):
+        TracedGradients(adapter, predictor.operator, loss, backend="eager")(batch, 1.0)
+    with pytest.raises(InputError, match=r"compile=False"):
+        TracedForward(adapter, predictor.operator, batch, backend="eager")
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning", "ignore::FutureWarning",

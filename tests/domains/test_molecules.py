@@ -253,3 +253,19 @@ def test_a_model_of_other_properties_has_no_conservation_card(store: Store) -> N
     who = toy.exact(store)
     other = Molecules.create({"properties": {"homo": "mean"}, "forces": "none"})
     assert card(replace(who, adapters={"molecules": other}), store) == []
+
+
+def test_elements_of_the_test_split_alone_are_refused_not_guessed(tmp_path: Path) -> None:
+    made = toy.write_molecules(tmp_path / "s.zarr", [*pairs_of(1, 8, 10), *pairs_of(1, 9, 2)], name="late")
+    adapter = toy.adapter_of(made)
+    assert adapter.spec().identities["element"] == ("H", "O")
+    windows, rng = adapter.open(made, "test"), np.random.default_rng(0)
+    with pytest.raises(InputError, match=r"F, unknown to this checkpoint.*expected elements among H, O"):
+        adapter.encode(windows.draw(len(windows) - 1, rng, rng))
+
+
+def test_without_forces_an_energy_has_the_scale_of_its_own_spread(store: Store) -> None:
+    with_forces, without = (toy.adapter_of(store, forces=kind).datasets["toy"] for kind in ("gradient", "none"))
+    assert with_forces.scales["energy"] == with_forces.force_scale > 0
+    assert without.force_scale == 0
+    assert 0 < without.scales["energy"] != with_forces.scales["energy"]

@@ -61,12 +61,13 @@ class Fitted:
 def fit_dataset(store: Store, config: MoleculesConfig) -> Fitted:
     """From the training split alone. Raises `InputError` if a property is not there, or nowhere known."""
     layout = Layout.of(store)
-    train, rows = layout.members("train"), store.rows("atom")
+    train, rows = np.sort(layout.members("train")), store.rows("atom")
     numbers = layout.whole("number").astype(np.int64)
-    elements = tuple(SYMBOLS[n] for n in np.unique(numbers))
     symbols_of(numbers, store.url)
-    counts = count_elements(numbers, rows, elements)[train]
-    force_scale = _force_scale(layout, train, rows) if "forces" in layout.variables else 0.0
+    numbers = numbers[_atoms_of(train, rows)]
+    elements = tuple(SYMBOLS[n] for n in np.unique(numbers))  # others can't be learnt of, and are refused
+    counts = count_elements(numbers, rows[train], elements)
+    force_scale = _force_scale(layout, train, rows) if config.forces != "none" and "forces" in layout.variables else 0.0
     if config.forces != "none" and not force_scale:
         raise InputError(store.url, key="forces", found="none known in the training split", expected="forces",
                          fix="set domains.molecules.forces: none, or give the key of the forces in the source file")
@@ -132,10 +133,15 @@ def _references(layout: Layout, name: str, kind: Kind, config: MoleculesConfig, 
     return isolated_references(elements, dict(zip(layout.store.members("element"), energies, strict=True)), where)
 
 
-def _force_scale(layout: Layout, train: np.ndarray, rows: np.ndarray) -> float:
+def _atoms_of(groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``(n,)`` whether an atom belongs to one of the groups, of all atoms of configurations with so many rows."""
     inside = np.zeros(len(rows), bool)
-    inside[train] = True
-    forces = layout.whole("forces")[np.repeat(inside, rows)]
+    inside[groups] = True
+    return np.repeat(inside, rows)
+
+
+def _force_scale(layout: Layout, train: np.ndarray, rows: np.ndarray) -> float:
+    forces = layout.whole("forces")[_atoms_of(train, rows)]
     known = forces[np.isfinite(forces)]
     return float(np.sqrt(np.mean(known**2))) if known.size else 0.0
 
