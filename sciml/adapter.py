@@ -185,3 +185,20 @@ class DomainAdapter(Protocol):
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self: ...
+
+
+def joined(states: Mapping[str, tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict[str, Any],
+                                                                                       dict[str, np.ndarray]]:
+    """States of several parts as one: JSON by name, arrays under ``name/…``, from where `arrays_of` takes them.
+
+    >>> config, arrays = joined({"a": ({"kind": "mean"}, {"value": np.zeros(2)})})
+    >>> config["a"]["kind"], list(arrays), list(arrays_of("a", arrays))
+    ('mean', ['a/value'], ['value'])
+    """
+    return ({name: config for name, (config, _) in states.items()},
+            {f"{name}/{key}": array for name, (_, arrays) in states.items() for key, array in arrays.items()})
+
+
+def arrays_of(name: str, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Those of one part."""
+    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}

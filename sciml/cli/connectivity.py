@@ -200,13 +200,13 @@ def save(found: dict[str, np.ndarray], path: Path) -> None:
     """Arrays (``.npz``, no pickle) or a picture of the matrices (``.png``), written whole or not at all."""
     import numpy as np
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    if path.suffix == ".npz":
-        np.savez_compressed(partial, **found)  # type: ignore[arg-type]
-    else:
-        picture(found, partial)
-    partial.replace(path)
+    from sciml.data.files import replacing
+
+    with replacing(path) as partial:
+        if path.suffix == ".npz":
+            np.savez_compressed(partial, **found)  # type: ignore[arg-type]
+        else:
+            picture(found, partial)
 
 
 def picture(found: dict[str, np.ndarray], path: Path) -> None:

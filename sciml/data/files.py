@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,16 @@ def head(url: str | Path, count: int) -> bytes:
         return b""
     with fs.open(path, "rb") as file:
         return bytes(file.read(count))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A sibling to write to, of the same suffix, that takes the place of `path` when all went well: a reader sees the
+    old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

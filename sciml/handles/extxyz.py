@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sciml.data.files import replacing
 from sciml.domains.molecules.elements import symbols_of
 from sciml.errors import InputError
 
@@ -33,10 +33,8 @@ def write_extxyz(rollout: str | Path, out: str | Path, *, sample: int = 0, every
     if not 0 <= sample < arrays["position"].shape[0]:
         raise InputError(rollout, key="sample", found=sample, expected=f"0 to {arrays['position'].shape[0] - 1}",
                          fix="choose another sample")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
-    try:
+    with replacing(path) as partial:
         with open(partial, "w", encoding="utf-8") as file:
             for text in _frames(arrays, sample, every):
                 file.write(text)
@@ -44,9 +42,6 @@ def write_extxyz(rollout: str | Path, out: str | Path, *, sample: int = 0, every
         if not written:
             raise InputError(rollout, key="position", found="no finite frame", expected="at least one",
                              fix="the rollout stopped at its first step, or has not begun")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return written
 
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from sciml.assets import folder
+from sciml.data.files import replacing
 from sciml.errors import InputError
 from sciml.recipe import Section, validate
 from sciml.report import machine
@@ -121,14 +122,8 @@ def load(path: str | Path) -> Results:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a sibling and rename it over `path`: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with replacing(path) as new, new.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())

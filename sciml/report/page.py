@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sciml.data.files import replacing
 from sciml.errors import InputError
 from sciml.report import fields, machine, molecules, scores, series, spikes
 from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
@@ -55,13 +55,8 @@ def render(run: Run, out: Path) -> Path:
     if len(html.encode()) > MAX_BYTES:
         raise InputError(out, found=f"{len(html.encode()) / 1e6:.1f} MB", expected=f"at most {MAX_BYTES / 1e6:.0f} MB",
                          fix="leave some of the stores out of the run's rollout/ and forecast/ folders")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as new:
         new.write_text(html, encoding="utf-8")
-        new.replace(out)
-    finally:
-        new.unlink(missing_ok=True)
     return out
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from sciml.data.files import replacing
 from sciml.report.charts import Picture
 
 TITLE = 26
@@ -30,11 +30,6 @@ def write_svg(pictures: Sequence[Picture], path: Path) -> Path:
     whole = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {widest:.1f} {top:.1f}" width="{widest:.0f}pt">'
              f"<style>{colours[0]} text {{ font-family: var(--sans); }}</style>"
              f'<rect width="100%" height="100%" style="fill:var(--paper)"/>{"".join(parts)}</svg>\n')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         partial.write_text(whole, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -22,7 +22,8 @@ class Convention:
     gap_s: what happens now shows in what happens so many seconds later, which are left out between blocks of time.
     together: a variable of one number per group; groups of equal ones stay in one split if there are at least
     `sciml.data.splits.FEWEST` different ones, else groups are split in the order of the file. missing: roles of
-    variables that may hold NaN.
+    variables that may hold NaN. timed: groups go on in time. described: readers know roles and units by themselves.
+    split: what a starter file says of it, empty for what fits the size of the data.
     """
 
     group_dim: str = "trajectory"
@@ -31,6 +32,9 @@ class Convention:
     gap_s: float | None = None
     together: str | None = None
     missing: tuple[Role, ...] = ("label",)
+    timed: bool = True
+    described: bool = False
+    split: str = ""
 
 
 def convention_of(domain: object) -> Convention:

@@ -2,4 +2,6 @@
 
 from sciml.data.conventions import Convention
 
-PLUGIN = Convention(group_dim="configuration", together="molecule", missing=("label", "parameter"))
+PLUGIN = Convention(group_dim="configuration", together="molecule", missing=("label", "parameter"), timed=False,
+                    described=True,
+                    split="null  # usual: whole molecules, or the order of the file where there are fewer than ten")

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from sciml.data.conventions import convention_of
+
 if TYPE_CHECKING:
     from sciml.data.readers.guess import AxisGuess, Guess
 
@@ -62,7 +64,7 @@ def _series(guess: Guess) -> Iterator[str]:
 
 
 def _fields(guess: Guess) -> Iterator[str]:
-    if guess.domain == "molecules" or (guess.domain == "spikes" and all(map(guess.unit_known, guess.variables))):
+    if convention_of(guess.domain).described and all(map(guess.unit_known, guess.variables)):
         return
     yield "variables:"
     for variable in guess.variables:
@@ -98,10 +100,9 @@ def _remark(axis: AxisGuess) -> str:
 
 
 def _split(guess: Guess) -> str:
-    if guess.domain == "molecules":
-        return "split: null  # usual: whole molecules, or the order of the file where there are fewer than ten"
-    if guess.domain == "spikes":
-        return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}  # gap: a second unless given"
-    if guess.domain == "series" or guess.axes[guess.group_dim].size < 3:
+    usual = convention_of(guess.domain).split
+    if usual:
+        return f"split: {usual}"
+    if guess.axes[guess.group_dim].size < 3:
         return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}"
     return "split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}"

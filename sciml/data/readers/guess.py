@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciml.data.conventions import convention_of
 from sciml.data.ragged import dims_of
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def is_uniform(gaps: np.ndarray, values: np.ndarray) -> bool:
 
 def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Mapping[str, AxisGuess],
              group_dim: str) -> Iterator[str]:
-    if "time" not in axes and dataset.attrs["domain"] != "molecules":
+    if "time" not in axes and convention_of(dataset.attrs["domain"]).timed:
         yield "time axis: none found"
     for name, axis in axes.items():
         if name == group_dim or axis.kind in ("set", "ragged"):

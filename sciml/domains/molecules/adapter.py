@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question
+from sciml.adapter import Arrays, Metric, Operate, Question, arrays_of, joined
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.molecules import dynamics
@@ -211,17 +211,14 @@ class Molecules:
         return score_labels(self._units(), prediction, truth)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parts = {name: fit.state() for name, fit in self.datasets.items()}
-        config = {"config": self.config.model_dump(mode="json"), "elements": list(self.frame().elements),
-                  "datasets": {k: part[0] for k, part in parts.items()}}
-        return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+        datasets, arrays = joined({name: fit.state() for name, fit in self.datasets.items()})
+        return {"config": self.config.model_dump(mode="json"), "elements": list(self.frame().elements),
+                "datasets": datasets}, arrays
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        datasets = {}
-        for name, part in config["datasets"].items():
-            own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
-            datasets[name] = Fitted.restore(name, part, own)
+        datasets = {name: Fitted.restore(name, part, arrays_of(name, arrays))
+                    for name, part in config["datasets"].items()}
         return cls(validate(MoleculesConfig, config["config"], where="checkpoint"), datasets,
                    tuple(config.get("elements", ())))
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sciml.adapter import Arrays
+from sciml.adapter import Arrays, arrays_of, joined
 from sciml.data.store import Store
 from sciml.domains.molecules.config import MoleculesConfig
 from sciml.domains.molecules.elements import SYMBOLS, symbols_of
@@ -42,18 +42,16 @@ class Fitted:
         return [f"{self.name}, {name}: {made.note}" for name, made in self.references.items() if made.note]
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parts = {name: made.state() for name, made in self.references.items()}
-        config = {"elements": list(self.elements), "references": {name: part[0] for name, part in parts.items()},
+        references, arrays = joined({name: made.state() for name, made in self.references.items()})
+        config = {"elements": list(self.elements), "references": references,
                   "scales": dict(self.scales), "force_scale": self.force_scale, "units": dict(self.units),
                   "theory": self.theory, "conditions": list(self.conditions)}
-        return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+        return config, arrays
 
     @classmethod
     def restore(cls, name: str, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        references = {}
-        for key, part in config["references"].items():
-            own = {k.removeprefix(f"{key}/"): v for k, v in arrays.items() if k.startswith(f"{key}/")}
-            references[key] = References.restore(part, own)
+        references = {key: References.restore(part, arrays_of(key, arrays))
+                      for key, part in config["references"].items()}
         return cls(name, tuple(config["elements"]), references, dict(config["scales"]), float(config["force_scale"]),
                    dict(config["units"]), config["theory"], tuple(config["conditions"]))
 

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question, Windows
+from sciml.adapter import Arrays, Metric, Operate, Question, Windows, arrays_of, joined
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
@@ -170,17 +170,14 @@ class Series:
         return score_windows(self._known(question.options["dataset"], "question"), self._unit(), prediction, truth)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parts = {name: fit.state() for name, fit in self.datasets.items()}
-        config = {"config": self.config.model_dump(mode="json"), "reference": self.reference,
-                  "datasets": {name: part[0] for name, part in parts.items()}}
-        return config, {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
+        datasets, arrays = joined({name: fit.state() for name, fit in self.datasets.items()})
+        return {"config": self.config.model_dump(mode="json"), "reference": self.reference,
+                "datasets": datasets}, arrays
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        datasets = {}
-        for name, part in config["datasets"].items():
-            own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
-            datasets[name] = Fitted.restore(name, part, own)
+        datasets = {name: Fitted.restore(name, part, arrays_of(name, arrays))
+                    for name, part in config["datasets"].items()}
         reference = config["reference"]
         return cls(validate(SeriesConfig, config["config"], where="checkpoint"), datasets,
                    None if reference is None else (int(reference[0]), float(reference[1])))

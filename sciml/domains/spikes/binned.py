@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question, Windows
+from sciml.adapter import Arrays, Metric, Operate, Question, Windows, arrays_of, joined
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.spikes.calibrate import next_bins
@@ -266,20 +266,17 @@ class Binned:
         return score_windows(dict(question.options), prediction, truth)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parts = {name: fit.state() for name, fit in self.datasets.items()}
-        config = {"config": self.config.model_dump(mode="json"), "reference_s": self.reference_s,
-                  "datasets": {name: part[0] for name, part in parts.items()},
-                  "noises": {name: noise.state()[0] for name, noise in self.noises.items()}}
-        arrays = {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
-        return config, arrays | {f"{name}/noise/{key}": array for name, noise in self.noises.items()
-                                 for key, array in noise.state()[1].items()}
+        datasets, arrays = joined({name: fit.state() for name, fit in self.datasets.items()})
+        noises, more = joined({f"{name}/noise": noise.state() for name, noise in self.noises.items()})
+        return {"config": self.config.model_dump(mode="json"), "reference_s": self.reference_s, "datasets": datasets,
+                "noises": {name.removesuffix("/noise"): part for name, part in noises.items()}}, arrays | more
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        def part(prefix: str) -> dict[str, np.ndarray]:
-            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        datasets = {name: Fitted.restore(name, saved, part(f"{name}/")) for name, saved in config["datasets"].items()}
-        noises = {name: restore_noise(saved, part(f"{name}/noise/")) for name, saved in config["noises"].items()}
+        datasets = {name: Fitted.restore(name, part, arrays_of(name, arrays))
+                    for name, part in config["datasets"].items()}
+        noises = {name: restore_noise(part, arrays_of(f"{name}/noise", arrays))
+                  for name, part in config["noises"].items()}
         return cls(validate(SpikesConfig, config["config"], where="checkpoint"), datasets, config["reference_s"],
                    noises)
 

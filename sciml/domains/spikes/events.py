@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question
+from sciml.adapter import Arrays, Metric, Operate, Question, arrays_of
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.spikes.encode import covariates
@@ -314,7 +314,7 @@ class Events:
         chosen = validate(EventsConfig, config["config"], where="checkpoint")
         datasets, floors, drives = {}, {}, {}
         for name, part in config["datasets"].items():
-            own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
+            own = arrays_of(name, arrays)
             fit = datasets[name] = Fitted.restore(name, part, own)
             rate, weight, drive = (torch.tensor(np.asarray(own[key], np.float64))
                                    for key in ("floor/rate", "floor/weight", "drive"))
