@@ -53,7 +53,8 @@ class Question:
 
     block: that many consecutive windows are dependent (overlapping); intervals resample blocks of at least that many.
     baseline_name: of the floor of this question, if it has another name than the adapter's. look_back: its samples
-    begin with known times that `initial` starts from, worth showing beside the answer.
+    begin with known times that `initial` starts from, worth showing beside the answer. shown: how many of its windows
+    are kept to be looked at, spread over the split.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     baseline_name: str = ""
     look_back: bool = False
+    shown: int = 4
 
 
 @dataclass(frozen=True)

@@ -206,18 +206,18 @@ def _mean(values: np.ndarray, axis: int) -> Any:
     return np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
 
 
-def examples(predictor: Predictor, store: Store, split: SplitName = "test", count: int = 4) -> xr.Dataset | None:
-    """Direct predictions to look at: `count` windows of the longest direct question, spread over the split.
+def examples(predictor: Predictor, store: Store, split: SplitName = "test") -> xr.Dataset | None:
+    """Direct predictions to look at: as many windows of the longest direct question as it says (`Question.shown`).
 
     ``<name>``, ``<name>_truth``, ``<name>_baseline`` and, where a question says so (`Question.look_back`), ``history``
-    ``(sample, past, …)`` with ``past_time``. None if the domain asks no direct question.
+    ``(sample, past, …)`` with ``past_time``. None if the domain asks no direct question, or one that shows nothing.
     """
     adapter = predictor.adapter(store.meta.domain)
     asked = [q for q in adapter.questions(store, split) if q.steps == 0]
-    if not asked:
+    if not asked or not asked[-1].shown:
         return None
     rng = np.random.default_rng([0, 0])
-    samples = [asked[-1].windows.draw(i, rng, rng) for i in _indices(len(asked[-1].windows), count)]
+    samples = [asked[-1].windows.draw(i, rng, rng) for i in _indices(len(asked[-1].windows), asked[-1].shown)]
     (ours, baseline, truth), = _predict(predictor, adapter, asked[-1], samples)
     names = [str(name) for name in ours.data_vars if name in truth and ours[name].dtype.kind == "f"]
     truth = truth.assign({n: truth[n].where(truth[f"{n}_known"]) for n in names if f"{n}_known" in truth})

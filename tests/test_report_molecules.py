@@ -12,9 +12,6 @@ import xarray as xr
 from sciml.errors import InputError
 from sciml.report import build, molecules
 
-RNG = np.random.default_rng(0)
-
-
 def write(path: Path, data: dict[str, tuple[tuple[str, ...], np.ndarray]], **attrs: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     xr.Dataset(data, attrs={"domain": "molecules", **attrs}).to_zarr(path, zarr_format=3, consolidated=False)
@@ -25,7 +22,8 @@ def write(path: Path, data: dict[str, tuple[tuple[str, ...], np.ndarray]], **att
 def run(tmp_path: Path) -> Path:
     """A run folder with predictions that are 1 meV and 20 meV/Å off, a rollout that stops, an oracle and a card."""
     (tmp_path / "recipe.yaml").write_text("name: ethanol\ndomains: {molecules: {}}\n")
-    energy, forces = RNG.normal(-100, 1, 12), RNG.normal(0, 1, (12, 3, 3))
+    rng = np.random.default_rng(0)
+    energy, forces = rng.normal(-100, 1, 12), rng.normal(0, 1, (12, 3, 3))
     forces[:, 2] = np.nan  # a molecule of two atoms
     atoms = ("sample", "atom", "xyz")
     write(tmp_path / "forecast/ethanol.zarr", {

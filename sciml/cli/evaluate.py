@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("dataset", "question", "metric", "unit", "value", "baseline", "baseline_name", "ratio", "low", "high",
            "blocks", "verdict")
-PARITY = 100
-"""Configurations whose labels and predictions the report shows against one another."""
 
 
 @click.command("evaluate")
@@ -60,8 +58,7 @@ def evaluate(checkpoint: Path, store: str, split: SplitName, max_windows: int | 
     found = {**result.json(), **({"card": checked} if checked else {})}
     run = run_of(resolve(checkpoint))
     if run is not None and out is None:
-        count = PARITY if opened.meta.domain == "molecules" else 4
-        _write_examples(examples(predictor, opened, split, count), run / "forecast" / f"{opened.meta.dataset}.zarr")
+        _write_examples(examples(predictor, opened, split), run / "forecast" / f"{opened.meta.dataset}.zarr")
     path = out or (None if run is None else run / "evaluation" / f"{opened.meta.dataset}.json")
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -88,9 +85,8 @@ def _card(predictor: Predictor, store: Store, split: SplitName, assignments: tup
 
 
 def _write_examples(shown: xr.Dataset | None, path: Path) -> None:
-    """Windows to look at, where they are series or configurations of atoms; names as objects, because Zarr has no
-    fixed-width strings."""
-    if shown is None or not {"time", "atom"} & set(shown.dims):
+    """Windows to look at; names as objects, because Zarr has no fixed-width strings."""
+    if shown is None:
         return
     names = {key: coord.astype(object) for key, coord in shown.coords.items() if coord.dtype.kind == "U"}
     shown.assign_coords(names).to_zarr(path, mode="w", zarr_format=3, consolidated=False)

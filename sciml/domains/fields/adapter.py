@@ -231,7 +231,7 @@ class Fields:
         frame, blocks = self._frame(store), store.meta.splits.of(split)
         longest = max((block.stop - block.start for block in blocks), default=0)
         pairs = Pairs.of(frame, blocks, self.config.leads[:1])
-        asked = [Question("one_step", pairs, block=max(1, longest - self.config.leads[0]))]
+        asked = [Question("one_step", pairs, block=max(1, longest - self.config.leads[0]), shown=0)]
         steps = min(self.config.rollout_steps, longest - 1)
         if self.config.leads[0] == 1 and steps > 1:
             asked.append(Question(f"rollout_{steps}", Stretches.of(frame, blocks, steps), steps=steps,

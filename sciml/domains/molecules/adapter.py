@@ -28,6 +28,8 @@ from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
 
 DIMS = {FORCES: ("sample", "atom", "xyz"), STRESS: ("sample", "voigt")}
 DEPENDENT_FRAMES = 10
+PARITY = 100
+"""Configurations whose energies and forces are drawn against the truth."""
 MOST_STARTS = 16
 
 
@@ -202,7 +204,7 @@ class Molecules:
     def questions(self, store: Store, split: SplitName) -> list[Question]:
         windows = self.open(store, split)
         one = "molecule" not in store.meta.variables or len(np.unique(windows.layout.whole("molecule"))) == 1
-        return [Question("configurations", windows, block=DEPENDENT_FRAMES if one else 1)]
+        return [Question("configurations", windows, block=DEPENDENT_FRAMES if one else 1, shown=PARITY)]
 
     def metrics(self) -> tuple[Metric, ...]:
         return metrics_of(self._units())

@@ -285,7 +285,7 @@ class Events:
             floor = self.next_event.floor_likelihood(self._after(fit, sample, time, unit), low, high, came)
             null = torch.where(came >= 0, usual.log()[came], 0.0) - usual.sum() * (high - low)
             gains[str(sample.attrs["source"])] = float(torch.where((came >= 0) | (high > low), floor - null, 0.0).sum())
-        return [Question("next_event", windows, block=DEPENDENT_WINDOWS, options={
+        return [Question("next_event", windows, block=DEPENDENT_WINDOWS, shown=0, options={
             "events": windows.num_events / max(len(windows), 1), "floor": gains})]
 
     def metrics(self) -> tuple[Metric, ...]:
