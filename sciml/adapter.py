@@ -137,7 +137,8 @@ class DomainAdapter(Protocol):
         ...
 
     def starts(self, store: Store, split: SplitName) -> Sequence[Sample]:
-        """One sample per block of the split to start a rollout from, with whatever the store knows of its future.
+        """One sample per block of the split to start a rollout from, with whatever the store knows of its future; none
+        where what is asked has no steps (a segmentation).
 
         They may be read as they are asked for."""
         ...

@@ -16,7 +16,7 @@ from sciml.adapter import DomainAdapter, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.metrics import Interval, paired_blocks
-from sciml.packing import collate
+from sciml.packing import alike, collate
 from sciml.predictor import Predictor, predictions, truths
 from sciml.rollout import BlowUp, rollout
 from sciml.tokens import Outputs, State, TokenBatch
@@ -129,11 +129,13 @@ def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
     """(prediction, baseline, truth) with a leading dimension sample; for rollouts step follows."""
     floor = adapter.floor()
     if question.steps == 0:
-        batch = collate([adapter.encode(sample) for sample in samples])
-        plain = batch if floor is adapter else collate([floor.encode(sample) for sample in samples])
-        truth = truths(predictor.operator.specs[adapter.name], batch)
-        yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
-               floor.decode(plain, predictions(plain, zero_outputs(plain))), adapter.decode(batch, truth))
+        encoded = [adapter.encode(sample) for sample in samples]
+        others = encoded if floor is adapter else [floor.encode(sample) for sample in samples]
+        for some, same in zip(alike(encoded), alike(others)):
+            batch, plain = collate(some), collate(same)
+            truth = truths(predictor.operator.specs[adapter.name], batch)
+            yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
+                   floor.decode(plain, predictions(plain, zero_outputs(plain))), adapter.decode(batch, truth))
         return
     for sample in samples:
         prediction = _frames(adapter, _until_blow_up(predictor, adapter.initial(sample), question.steps))
@@ -206,6 +208,15 @@ def _mean(values: np.ndarray, axis: int) -> Any:
     return np.full(values.shape[1 - axis], np.nan) if values.ndim > 1 else np.nan
 
 
+def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Along sample; parts of unequal lattices from their first cells, NaN beyond the smaller ones' ends."""
+    if len(parts) == 1:
+        return parts[0]
+    lattices = [dim for dim in parts[0].dims if len({part.sizes[dim] for part in parts}) > 1 and dim != "sample"]
+    counted = [part.assign_coords({dim: np.arange(part.sizes[dim]) for dim in lattices}) for part in parts]
+    return xr.concat(counted, dim="sample", join="outer", coords="minimal", compat="override")
+
+
 def examples(predictor: Predictor, store: Store, split: SplitName = "test") -> xr.Dataset | None:
     """Direct predictions to look at: as many windows of the longest direct question as it says (`Question.shown`).
 
@@ -218,7 +229,7 @@ def examples(predictor: Predictor, store: Store, split: SplitName = "test") -> x
         return None
     rng = np.random.default_rng([0, 0])
     samples = [asked[-1].windows.draw(i, rng, rng) for i in _indices(len(asked[-1].windows), asked[-1].shown)]
-    (ours, baseline, truth), = _predict(predictor, adapter, asked[-1], samples)
+    ours, baseline, truth = map(_joined, zip(*_predict(predictor, adapter, asked[-1], samples)))
     names = [str(name) for name in ours.data_vars if name in truth and ours[name].dtype.kind == "f"]
     truth = truth.assign({n: truth[n].where(truth[f"{n}_known"]) for n in names if f"{n}_known" in truth})
     result = ours[names].assign({f"{n}_truth": truth[n] for n in names} | {f"{n}_baseline": baseline[n] for n in names})

@@ -24,14 +24,35 @@ def collate(batches: Sequence[TokenBatch]) -> TokenBatch:
     for other in batches[1:]:
         same = (other.domain, other.channels, [a.name for a in other.axes]) == (
             first.domain, first.channels, [a.name for a in first.axes])
-        fits = [n for i, n in enumerate(other.lattice) if i != packed] == [
-            n for i, n in enumerate(first.lattice) if i != packed]
-        if not (same and fits):
+        if not (same and _lattice(other) == _lattice(first)):
             raise InputError("batch", key=f"{first.sources} and {other.sources}",
                              found=f"{other.domain} {other.channels} {other.lattice}",
                              expected=f"{first.domain} {first.channels} {first.lattice}",
                              fix="put data of different shape into different stores, or set batch: 1")
     return _stack(batches) if packed is None else _pack(batches, packed)
+
+
+def alike(batches: Sequence[TokenBatch]) -> list[list[TokenBatch]]:
+    """The batches in order, those that follow one another and can be collated together.
+
+    >>> from sciml import tokens
+    >>> def line(n: int) -> TokenBatch:
+    ...     return TokenBatch("doc", "doc", torch.zeros(1, n, 1), ("doc/u",), (tokens.space("x", torch.arange(float(n))),))
+    >>> [len(group) for group in alike([line(3), line(3), line(4)])]
+    [2, 1]
+    """
+    groups: list[list[TokenBatch]] = []
+    for batch in batches:
+        if groups and _lattice(groups[-1][0]) == _lattice(batch):
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+    return groups
+
+
+def _lattice(batch: TokenBatch) -> tuple[int, ...]:
+    """Of all axes but a packed one."""
+    return tuple(n for i, n in enumerate(batch.lattice) if i != batch.packed_axis)
 
 
 def _stack(batches: Sequence[TokenBatch]) -> TokenBatch:
@@ -41,7 +62,12 @@ def _stack(batches: Sequence[TokenBatch]) -> TokenBatch:
             _stack_axis([b.axes[i] for b in batches]) for i in range(len(first.axes))),
         observed=_observed(batches, 0), conditions=_conditions(batches, 0),
         targets={name: _target([b.targets[name] for b in batches], lambda t: torch.cat(t)) for name in first.targets},
-        num_segments=sum(b.num_segments for b in batches), sources=sum((b.sources for b in batches), ()))
+        num_segments=sum(b.num_segments for b in batches), sources=sum((b.sources for b in batches), ()),
+        kept=_kept(batches))
+
+
+def _kept(batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
+    return {name: torch.cat([b.kept[name] for b in batches]) for name in batches[0].kept}
 
 
 def _stack_axis(axes: Sequence[Axis]) -> Axis:
@@ -73,7 +99,8 @@ def _pack(batches: Sequence[TokenBatch], place: int) -> TokenBatch:
         observed=_observed(batches, dim), conditions=_conditions(batches, dim),
         targets={name: _target([b.targets[name] if name in b.targets else _unknown(like, b, place) for b in batches],
                                join) for name, like in _kinds(batches).items()},
-        num_segments=sum(b.num_segments for b in batches), sources=sum((b.sources for b in batches), ()))
+        num_segments=sum(b.num_segments for b in batches), sources=sum((b.sources for b in batches), ()),
+        kept=_kept(batches))
 
 
 def _kinds(batches: Sequence[TokenBatch]) -> dict[str, Target]:
@@ -213,4 +240,5 @@ def _take(batch: TokenBatch, i: int) -> TokenBatch:
                               {k: cells(v) for k, v in batch.conditions.lattice.items()},
                               None if context is None else _take(context, i)),
         targets={k: target(t) for k, t in batch.targets.items()},
-        num_segments=1, sources=batch.sources[i: i + 1])
+        num_segments=1, sources=batch.sources[i: i + 1],
+        kept={k: v[i: i + 1] for k, v in batch.kept.items()})

@@ -138,7 +138,9 @@ class TokenBatch:
 
     values: ``(B, *lattice, C)`` normalised, finite everywhere. observed: bool, broadcastable to values (size 1 where
     shared), or None if all is observed; cells to be predicted are unobserved cells of the same lattice. channels: C
-    names ``domain/quantity``. targets: by head. num_segments: S. sources: one name per segment, for messages.
+    names ``domain/quantity``. targets: by head. num_segments: S. sources: one name per segment, for messages. kept: name
+    → ``(S, …)`` that the domain needs to make its answer of what the operator says, and the operator doesn't see (the
+    scale of one image, a measurement).
     """
 
     domain: str
@@ -151,6 +153,7 @@ class TokenBatch:
     targets: Mapping[str, Target] = field(default_factory=dict)
     num_segments: int = 1
     sources: tuple[str, ...] = ()
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lattice = tuple(axis.size for axis in self.axes)

@@ -28,7 +28,7 @@ from sciml.errors import InputError
 from sciml.evaluate import zero_outputs
 from sciml.memory import keep_freed
 from sciml.operator.compiled import compile_blocks, prepare_compiler
-from sciml.packing import collate
+from sciml.packing import alike, collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
 from sciml.sampling import MicroBatches, Schedule, Source, loader
@@ -249,11 +249,13 @@ def validation_losses(run: Run, source: Source, count: int) -> tuple[float, floa
     with evaluating(run.predictor.operator):
         for start in range(0, len(indices), source.batch):
             rng = [np.random.default_rng([0, 0]) for _ in range(2)]
-            batch = run.place(collate([source.adapter.encode(source.windows.draw(int(i), *rng))
-                                       for i in indices[start: start + source.batch]]))
-            with torch.set_grad_enabled(bool(source.adapter.differentiate)):
-                ours.append(micro_losses(run, run.predictor.operator, batch).detach())
-            floor.append(baseline_losses(source, batch))
+            samples = [source.adapter.encode(source.windows.draw(int(i), *rng))
+                       for i in indices[start: start + source.batch]]
+            for some in alike(samples):
+                batch = run.place(collate(some))
+                with torch.set_grad_enabled(bool(source.adapter.differentiate)):
+                    ours.append(micro_losses(run, run.predictor.operator, batch).detach())
+                floor.append(baseline_losses(source, batch))
     return float(torch.cat(ours).mean()), float(torch.cat(floor).mean())
 
 

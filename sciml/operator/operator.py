@@ -20,6 +20,7 @@ from sciml.operator.config import OperatorConfig
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.lattice import cells_per_token, coarsen, crop, pad
 from sciml.operator.patch import Merge, Split
+from sciml.operator.stems import read_in
 from sciml.tokens import Cache, Outputs, TokenBatch, TokenSpec
 
 
@@ -120,13 +121,14 @@ class Operator(nn.Module):
         deepest = 2 ** (len(self.levels) - 1)
         padded = pad(batch, [size * deepest if axis.coarsen else 1 for size, axis in zip(sizes, batch.axes)])
         c = port.conditions(batch.conditions.vector, batch.num_segments)  # (S, K)
-        x = port.stem(padded, sizes).to(batch.values.dtype)  # (B, *tokens, width); never in reduced precision
+        x, fine = read_in(port.stem, padded, sizes)
+        x = x.to(batch.values.dtype)  # (B, *tokens, width); never in reduced precision
         geometry = Geometry(port.stem.axes(padded.axes, sizes), second_order, _pair_bias(port, padded))
         eagerly = self.compiled and runs_eagerly(batch, cache, second_order)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
         read = F.dropout(F.rms_norm(tokens, tokens.shape[-1:]), self.config.head_dropout, self.training)
-        given = HeadInput(read, sizes, padded, geometry, port.stem.identities, levels)
+        given = HeadInput(read, sizes, padded, geometry, port.stem.identities, levels, fine)
         heads = {name: head(given) for name, head in port.heads.items()}
         on_lattice = {name for name, head in port.heads.items() if getattr(head, "on_lattice", False)}
         return Outputs({name: crop(y, cells) if name in on_lattice else y for name, y in heads.items()}, cache)
@@ -164,7 +166,7 @@ class Operator(nn.Module):
         assert port.context_stem is not None
         sizes = cells_per_token(context.axes, spec)
         padded = pad(context, sizes)
-        return port.context_stem(padded, sizes).flatten(1, -2)
+        return read_in(port.context_stem, padded, sizes)[0].flatten(1, -2)
 
     def _spec(self, domain: str) -> TokenSpec:
         if domain not in self.specs:

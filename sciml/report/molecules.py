@@ -17,6 +17,7 @@ from sciml.report.scores import text
 
 MOST_POINTS, MOST_TIMES, PANELS = 1500, 600, 3
 MILLI = {"energy": ("meV", 1e3), "forces": ("meV/Å", 1e3)}
+FIRST = ("energy", "forces")
 TONES = {"holds": "better", "fails": "worse"}
 
 
@@ -39,7 +40,7 @@ def predicted(dataset: str, path: Path) -> list[Picture]:
     labels."""
     store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
     names = [str(name) for name in store.data_vars if f"{name}_truth" in store and store[name].dtype.kind == "f"]
-    names.sort(key=["energy", "forces"].__contains__, reverse=True)
+    names.sort(key=lambda name: (name not in FIRST, name))  # a folder lists its arrays in any order
     shown = [one for one in ((name, *_pairs(store, name)) for name in names) if len(one[1])][:PANELS]
     if not shown:
         return []

@@ -255,10 +255,12 @@ def check_gradients(subject: Subject) -> None:
 
 def check_advance(subject: Subject) -> None:
     """A step moves time by exactly one dt, k steps by k, and can be differentiated; of an adapter that says it is
-    `uneven` (a step is an event), it moves time."""
+    `uneven` (a step is an event), it moves time. One that starts nothing isn't asked."""
     uneven = getattr(subject.adapter, "uneven", False)
     for store in subject.stores:
-        sample = subject.adapter.starts(store, "train")[0]
+        sample = next(iter(subject.adapter.starts(store, "train")), None)
+        if sample is None:
+            continue
         state = subject.adapter.initial(sample)
         first = 0.0
         for step in (1, 2, 3):
@@ -299,7 +301,10 @@ def _check_slope(subject: Subject, advanced: State, free: dict[str, Tensor]) -> 
 def check_rollout(subject: Subject) -> None:
     """rollout(n + m) = rollout(m) ∘ rollout(n), also when the state was written to disk in between."""
     for store in subject.stores:
-        initial = subject.adapter.initial(subject.adapter.starts(store, "train")[0])
+        sample = next(iter(subject.adapter.starts(store, "train")), None)
+        if sample is None:
+            continue
+        initial = subject.adapter.initial(sample)
         states = list(rollout(subject.predictor, initial, 3))
         again = list(rollout(subject.predictor, states[0], 2))
         subject.equal(states[2], again[-1], "3 steps are not 1 step and 2 more",
