@@ -19,12 +19,14 @@ class NamedRows(nn.Module):
     def __init__(self, names: Iterable[str], width: int, std: float) -> None:
         super().__init__()
         self.width, self.std = width, std
+        self.names: tuple[str, ...] = ()
         self.rows = nn.ParameterDict()
         self.extend(names)
 
     def extend(self, names: Iterable[str]) -> list[str]:
         """Add the rows that are missing; returns their names."""
-        added = [name for name in names if key(name) not in self.rows]
+        added = [name for name in dict.fromkeys(names) if key(name) not in self.rows]
+        self.names += tuple(added)
         for name in added:
             self.rows[key(name)] = nn.Parameter(torch.randn(self.width) * self.std)
         return added

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.named import NamedRows
 from sciml.operator.patch import Taps, unfold
-from sciml.tokens import HeadSpec, TokenSpec
+from sciml.tokens import HeadSpec, TokenBatch, TokenSpec
 
 
 class LatticeHead(nn.Module):
-    """The transpose of the patch stem: ``(B, *lattice, len(outputs))``. Starts at zero, hence at the baseline."""
+    """The transpose of the patch stem: ``(B, *lattice, C)``, an output per channel of the batch, or all of them where
+    outputs are no channels (structures). Starts at zero, hence at the baseline."""
 
     on_lattice = True
 
@@ -26,11 +29,16 @@ class LatticeHead(nn.Module):
         self.outputs.extend(head.outputs)
 
     def forward(self, given: HeadInput) -> Tensor:
-        rows = self.outputs(given.batch.channels)  # (C, w)
+        rows = self.outputs(outputs_of(given.batch, self.outputs.names))  # (C, w)
         place = torch.einsum("cw,pwk->pck", rows, self.taps.kernel(given.sizes))  # (P, C, w)
         kernel = (place @ self.narrow.weight).flatten(0, 1)
         y = nn.functional.linear(given.tokens, kernel, (place @ self.narrow.bias).flatten())
         return unfold(y, given.sizes, len(rows))
+
+
+def outputs_of(batch: TokenBatch, names: Sequence[str]) -> Sequence[str]:
+    """The outputs that a batch asks for: its channels, or all where outputs are no channels."""
+    return batch.channels if set(batch.channels) <= set(names) else names
 
 
 PLUGIN = LatticeHead

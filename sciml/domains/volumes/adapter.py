@@ -1,0 +1,190 @@
+"""The domain `volumes`: images in millimetres to tokens and back. What is asked of them is the task's to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Self, cast
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from sciml import registry
+from sciml.adapter import Arrays, Metric, Operate, Question, Sample
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
+from sciml.domains.volumes import geometry
+from sciml.domains.volumes.config import Known, TaskConfig, VolumesConfig
+from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, onto_grid, plain_batch
+from sciml.domains.volumes.sliding import blended
+from sciml.domains.volumes.tasks import TASKS, Task
+from sciml.domains.volumes.windows import LABEL, Patches, Whole, subjects_of
+from sciml.errors import InputError
+from sciml.recipe import validate
+from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Images of one or several modalities, 2-D (one slice) or 3-D, any orientation and spacing.
+
+    Link space and what is predicted are the task's (`sciml.domains.volumes.tasks`). Numbers of each volume are made of
+    order one by its own percentiles, or by fixed limits. Lattices are RAS; an answer is on the image's own grid.
+    """
+
+    config: VolumesConfig
+    task: Task
+    datasets: Mapping[str, Known] = field(default_factory=dict)
+    name: str = DOMAIN
+    differentiate: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> str:
+        return self.task.objective
+
+    @property
+    def baseline_name(self) -> str:
+        return self.task.baseline_name
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names by label value; empty where nothing is labelled."""
+        return next((known.structures for known in self.datasets.values() if known.structures), ())
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """In the order of channels, of all data sets."""
+        return tuple(dict.fromkeys(name for known in self.datasets.values() for name in known.modalities))
+
+    @classmethod
+    def create(cls, config: Mapping[str, Any]) -> Self:
+        chosen = validate(VolumesConfig, dict(config), where="domains.volumes")
+        return cls(chosen, make_task(chosen.task))
+
+    def reconfigured(self, config: Mapping[str, Any]) -> Self:
+        """Raises `InputError` for another reference length: the weights belong to it."""
+        chosen = validate(VolumesConfig, dict(config), where="domains.volumes")
+        if chosen.reference_mm != self.config.reference_mm:
+            raise InputError("domains.volumes", key="reference_mm", found=chosen.reference_mm,
+                             expected=f"{self.config.reference_mm}, as pretrained", fix="leave it as it was")
+        task = self.task if chosen.task == self.config.task else make_task(chosen.task)
+        return replace(self, config=chosen, task=task)
+
+    def fit(self, store: Store) -> Self:
+        meta = store.meta
+        if meta.domain != DOMAIN or not meta.of_role("state"):
+            raise InputError(store.url, key="domain", found=meta.domain, expected="volumes with at least one modality",
+                             fix=f"use the adapter of {meta.domain}")
+        labelled = LABEL in meta.variables and "structure" in meta.axes
+        structures = store.members("structure") if labelled else ()
+        known = Known(modalities={name: meta.variables[name].unit for name in meta.of_role("state")},
+                      structures=structures, split=meta.split_identity())
+        if structures and self.structures and structures != self.structures:
+            raise InputError(store.url, key="structure", found=", ".join(structures),
+                             expected=", ".join(self.structures), fix="train on data sets of the same structures")
+        return replace(self, task=self.task.fit(store, known), datasets={**self.datasets, meta.dataset: known})
+
+    def floor(self) -> Self:
+        return replace(self, task=self.task.floor())
+
+    def spec(self) -> TokenSpec:
+        units = {f"{DOMAIN}/{n}": unit for known in self.datasets.values() for n, unit in known.modalities.items()}
+        plain = TokenSpec(DOMAIN, tuple(f"{DOMAIN}/{name}" for name in self.modalities), {}, patch=self.config.patch,
+                          stem=self.config.stem, units=units)
+        return self.task.spec(plain, self.datasets)
+
+    def open(self, store: Store, split: SplitName, *, train: bool = False) -> Patches | Whole:
+        subjects = subjects_of(store, self._known(store), self.config)
+        if train:
+            return Patches(subjects, subjects.groups(split), self.task, self.config.patches.augment)
+        return Whole(subjects, subjects.groups(split), self.task)
+
+    def starts(self, store: Store, split: SplitName) -> Whole:
+        """Every volume of the split where the task is a cascade of steps, else none."""
+        subjects = subjects_of(store, self._known(store), self.config)
+        return Whole(subjects, subjects.groups(split) if self.task.iterated else (), self.task)
+
+    def _known(self, store: Store) -> Known:
+        if store.meta.dataset in self.datasets:
+            return self.datasets[store.meta.dataset]
+        mine = [known for known in self.datasets.values() if set(known.modalities) == set(store.meta.of_role("state"))]
+        if not mine:
+            raise InputError(store.url, key="dataset", found=store.meta.dataset,
+                             expected=f"one of {', '.join(self.datasets)}, or their modalities",
+                             fix="fine-tune the checkpoint on it")
+        return mine[0]
+
+    def encode(self, sample: Sample) -> TokenBatch:
+        """``(1, X, Y, Z, modalities)`` in RAS order; what is asked is on the image's own grid."""
+        given = {str(name): str(a.attrs["given"]) for name, a in sample.data_vars.items() if "given" in a.attrs}
+        return self.task.encode(plain_batch(sample, self.datasets, self.config, given=given))
+
+    def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
+        """Variables ``(sample, x, y, z)`` on the image's own grid in RAS order and ``spacing (sample, world)`` in mm.
+        Positions are the image's where all samples share them, else mm from the first voxel of the first."""
+        places = [batch.kept[name].detach().cpu().double().numpy() for name in GRID]
+        shared = all((place == place[0]).all() for place in places)
+        coords = {name: (name, place[0] if shared else place[0] - place[0][0], {"units": "mm"})
+                  for name, place in zip(geometry.NAMES, places)}
+        dims = ("sample", *geometry.NAMES)
+        units = self.datasets[batch.dataset].modalities
+        data: dict[str, Any] = {name: (dims, value.detach().cpu().numpy(), {"units": units.get(name, unit)})
+                                for name, (value, unit) in self.task.decode(batch, predictions).items()}
+        data["spacing"] = (("sample", "world"), batch.kept[SPACING].cpu().numpy(), {"units": "mm"})
+        return xr.Dataset(data, coords=coords, attrs={"domain": DOMAIN, "dataset": batch.dataset})
+
+    def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        """Outputs of the task; windows of a larger lattice are blended, flipped ones averaged, but not in training."""
+        tiled = operate if create_graph else cast(Operate, partial(
+            blended, operate=operate, window=self.config.window, overlap=self.config.overlap,
+            mirrors=self.config.mirrors))
+        return onto_grid(batch, self.task.derive(batch, tiled, create_graph), self.config.reference_mm)
+
+    def initial(self, sample: Sample) -> State:
+        if not self.task.iterated:
+            raise InputError(sample.attrs.get("source", "sample"), key="task", found=self.config.task.name,
+                             expected="a task that is a cascade of steps (restore)", fix="use predict, or sciml segment")
+        return State(self.encode(sample))
+
+    def advance(self, state: State, outputs: Outputs) -> State:
+        return self.task.advance(state, outputs)
+
+    def observe(self, state: State) -> xr.Dataset:
+        """What the cascade has come to, with the number of its steps as the coordinate ``time``."""
+        now = self.decode(state.batch, {name: target.baseline for name, target in state.batch.targets.items()})
+        return now.assign_coords(time=((), state.elapsed, {"units": "1"}))
+
+    def questions(self, store: Store, split: SplitName) -> list[Question]:
+        """``volumes``: every volume of the split, whole."""
+        return [Question("volumes", self.open(store, split))]
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.task.metrics()
+
+    def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+        parts = []
+        for i in range(truth.sizes["sample"]):
+            x, y, z = (float(mm) for mm in truth["spacing"].values[i])
+            one = slice(i, i + 1)
+            parts.append(self.task.score(prediction.isel(sample=one), truth.isel(sample=one), (x, y, z)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        fitted, arrays = self.task.state()
+        return {"config": self.config.model_dump(mode="json"), "task": fitted,
+                "datasets": {name: known.model_dump(mode="json") for name, known in self.datasets.items()}}, arrays
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
+        chosen = validate(VolumesConfig, config["config"], where="checkpoint domains.volumes")
+        datasets = {name: validate(Known, raw, where=f"checkpoint domains.volumes.{name}")
+                    for name, raw in config["datasets"].items()}
+        return cls(chosen, make_task(chosen.task).restored(config["task"], arrays), datasets)
+
+
+def make_task(config: TaskConfig) -> Task:
+    """The task of that name. Raises `InputError` naming the ones that exist, or the option that it doesn't have."""
+    task: Task = registry.find(TASKS, config.name, where="domains.volumes.task").create(config.options)
+    return task

@@ -1,0 +1,94 @@
+"""The recipe's section ``domains.volumes``, and what a fitted adapter remembers of a data set. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sciml.recipe import Section
+
+AxisName = Literal["x", "y", "z"]
+
+
+class TaskConfig(Section):
+    """What is asked: a name in ``sciml.domains.volumes.tasks``, or ``{name: {option: value}}``."""
+
+    name: str = "segment"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        if isinstance(raw, str):
+            return {"name": raw}
+        if isinstance(raw, dict) and len(raw) == 1 and "name" not in raw:
+            (name, options), = raw.items()
+            return {"name": name, "options": options or {}}
+        return raw
+
+
+class PatchConfig(Section):
+    """What training draws. per_volume: patches of each volume an epoch; foreground: share of them that are centred on a
+    labelled structure, each structure as often; augment: options of `sciml.domains.volumes.augment`, null for none."""
+
+    per_volume: int = Field(default=1, ge=1)
+    foreground: float = Field(default=0.5, ge=0, le=1)
+    augment: dict[str, Any] | None = Field(default_factory=dict)
+
+
+class IntensityConfig(Section):
+    """How numbers of an image become numbers of order one. percentiles: of each volume; limits: in the image's unit
+    (Hounsfield units of a CT), the same for all volumes, instead."""
+
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    limits: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntensityConfig:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100 or (self.limits is not None and self.limits[0] >= self.limits[1]):
+            raise ValueError("percentiles within 0 … 100 and limits ascend")
+        return self
+
+
+class VolumesConfig(Section):
+    """window: voxels (x, y, z) of a training patch, and of a window where a volume is larger; windows `overlap` by that
+    share, and are also answered flipped along `mirrors`. spacing_mm: the grid that tokens are made on (null: the
+    image's own; positions are in mm in either case). reference_mm: the reference length. patch: voxels along an axis
+    that make one token. stem: a name in ``sciml.operator.stems``.
+    """
+
+    task: TaskConfig = TaskConfig()
+    patch: int = Field(default=2, ge=1)
+    stem: str = "convolution"
+    window: tuple[int, int, int] = (64, 64, 64)
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    mirrors: tuple[AxisName, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    reference_mm: float = Field(default=32.0, gt=0)
+    intensity: IntensityConfig = IntensityConfig()
+    patches: PatchConfig = PatchConfig()
+
+    @field_validator("window")
+    @classmethod
+    def _positive(cls, window: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(window) < 1:
+            raise ValueError("window: at least one voxel along each axis")
+        return window
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _lengths(cls, spacing: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if spacing is not None and not min(spacing) > 0:
+            raise ValueError("spacing_mm: three positive numbers, or null")
+        return spacing
+
+
+class Known(Section):
+    """One data set: modalities in the order of channels with their units; structures by label value (empty without
+    labels); identity of its split."""
+
+    modalities: dict[str, str]
+    structures: tuple[str, ...] = ()
+    split: str = ""

@@ -1,0 +1,212 @@
+"""The samples of a split: whole volumes, or patches for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import xarray as xr
+
+from sciml.data import bricks
+from sciml.data.schema import SplitName
+from sciml.data.store import Store
+from sciml.domains.volumes import geometry
+from sciml.domains.volumes.config import Known, VolumesConfig
+from sciml.domains.volumes.encode import DOMAIN, intensity, positions
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    from sciml.domains.volumes.tasks import Task
+
+LABEL = "label"
+MARGIN = 0.15
+"""What a patch is larger by on each side before it is augmented, as a share of the window."""
+MOST_PLACES = 512
+"""Voxels of each structure of a volume that patches are centred on."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """A store's volumes as samples."""
+
+    store: Store
+    known: Known
+    config: VolumesConfig
+
+    def groups(self, split: SplitName) -> tuple[int, ...]:
+        return tuple(block.group for block in self.store.meta.splits.of(split))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Modalities, and the label where there is one."""
+        return (*self.known.modalities, *([LABEL] if self.known.structures else []))
+
+    def sample(self, group: int, low: Sequence[int] = (0, 0, 0), high: Sequence[int] | None = None) -> xr.Dataset:
+        """A box of a volume, in the orientation of its file, with the numbers of the whole volume's intensities."""
+        return geometry.dataset_of({name: bricks.read(self.store, name, group, low, high) for name in self.names},
+                                   geometry.shifted(bricks.affine(self.store, group), low),
+                                   self.attrs(group), units=self.known.modalities)
+
+    def attrs(self, group: int) -> dict[str, Any]:
+        dataset = self.store.meta.dataset
+        return {"domain": DOMAIN, "dataset": dataset, "source": f"{dataset}/{bricks.subjects(self.store)[group]}",
+                "intensity": self.intensities(group)}
+
+    def intensities(self, group: int) -> dict[str, list[float]]:
+        found = _NUMBERS.get(self._key(group))
+        if found is None:
+            found = {name: list(intensity(bricks.read(self.store, name, group), self.config.intensity))
+                     for name in self.known.modalities}
+            _NUMBERS[self._key(group)] = found
+        return found
+
+    def places(self, group: int) -> list[np.ndarray]:
+        """``(n, 3)`` voxels of every structure that a volume has, background left out."""
+        found = _PLACES.get(self._key(group))
+        if found is None:
+            label, found = bricks.read(self.store, LABEL, group), []
+            for value in range(1, len(self.known.structures)):
+                voxels = np.argwhere(label == value)
+                if len(voxels):
+                    found.append(voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), MOST_PLACES)).astype(int)])
+            _PLACES[self._key(group)] = found
+        return found
+
+    def _key(self, group: int) -> tuple[str, str, str, int]:
+        return self.store.url, self.store.meta.split_identity(), self.config.intensity.model_dump_json(), group
+
+
+_NUMBERS: dict[tuple[str, str, str, int], dict[str, list[float]]] = {}
+_PLACES: dict[tuple[str, str, str, int], list[np.ndarray]] = {}
+"""Of volumes read before in this process: reading a volume whole costs more than a patch of it."""
+
+
+@dataclass(frozen=True)
+class Whole(Sequence[xr.Dataset]):
+    """Every volume of a split, whole, asked the task's question."""
+
+    subjects: Subjects
+    members: tuple[int, ...]
+    task: Task
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        return self.task.draw(self.subjects.sample(self.members[index]), rng, train=False)
+
+    @overload
+    def __getitem__(self, index: int) -> xr.Dataset: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Whole: ...
+
+    def __getitem__(self, index: int | slice) -> xr.Dataset | Whole:
+        if isinstance(index, slice):
+            return Whole(self.subjects, self.members[index], self.task)
+        return self.draw(index, *(np.random.default_rng([0, index]) for _ in range(2)))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Boxes of the size of the window, drawn around structures or anywhere, augmented; NaN beyond the volume."""
+
+    subjects: Subjects
+    members: tuple[int, ...]
+    task: Task
+    augmented: dict[str, Any] | None = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.members) * self.subjects.config.patches.per_volume
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        group = self.members[index % len(self.members)]
+        sample = resampled(self._box(group, rng), self.subjects.config.spacing_mm)
+        window = dict(zip(geometry.NAMES, self.subjects.config.window))
+        if self.augmented is not None:
+            from sciml.domains.volumes.augment import augment_sample
+
+            sample = augment_sample(sample, window, rng, self.augmented)
+        return self.task.draw(fitted(sample, window, rng), rng, train=True)
+
+    def _box(self, group: int, rng: np.random.Generator) -> xr.Dataset:
+        """A box of the file's voxels around the centre of a patch, a little larger than the window."""
+        subjects, config = self.subjects, self.subjects.config
+        size, affine = np.array(bricks.size(subjects.store, group)), bricks.affine(subjects.store, group)
+        names, steps = geometry.anatomy(affine), np.linalg.norm(affine[:3, :3], axis=0)
+        wide = np.array([config.window[geometry.NAMES.index(name)] for name in names], float)
+        if config.spacing_mm is not None:
+            wide *= np.array([config.spacing_mm[geometry.NAMES.index(name)] for name in names]) / steps
+        reach = np.ceil(wide * (0.5 + (MARGIN if self.augmented is not None else 0.0))).astype(int)
+        centre = self._centre(group, size, wide, rng)
+        low = np.clip(centre - reach, 0, size)
+        return subjects.sample(group, low, np.clip(centre + reach, low, size))
+
+    def _centre(self, group: int, size: np.ndarray, wide: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        patches = self.subjects.config.patches
+        if self.task.labelled and rng.random() < patches.foreground and (places := self.subjects.places(group)):
+            chosen = places[int(rng.integers(len(places)))]
+            centre = chosen[int(rng.integers(len(chosen)))]
+        else:
+            centre = rng.integers(size)
+        half = np.minimum(wide, size) / 2  # a window that fits lies inside
+        return np.clip(centre, np.floor(half), np.ceil(size - half)).astype(int)
+
+
+def resampled(sample: xr.Dataset, spacing_mm: tuple[float, float, float] | None) -> xr.Dataset:
+    """A sample on a grid of that spacing, linear; a label is the structure with the largest share."""
+    if spacing_mm is None:
+        return sample
+    turned = geometry.ras(sample)
+    own, steps = positions(turned), geometry.spacing(turned)
+    places = [geometry.grid_at(*each) for each in zip(own, steps, spacing_mm)]
+    data = {}
+    for name, array in turned.data_vars.items():
+        values = np.asarray(array.values, np.float64)
+        if name == LABEL:
+            moved = nearest(values, own, places)
+        else:
+            moved = geometry.regridded(values, own, places)
+        data[name] = (geometry.NAMES, moved.astype(array.dtype), array.attrs)
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = [place[0] for place in places]
+    coords = {name: (name, place, {"units": "mm"}) for name, place in zip(geometry.NAMES, places)}
+    return xr.Dataset(data, coords=coords, attrs={**sample.attrs, "affine": affine.tolist()})
+
+
+def nearest(label: np.ndarray, own: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> np.ndarray:
+    """The structure with the largest linear share; NaN where that share is of what isn't known."""
+    values = np.unique(label[np.isfinite(label)])
+    shares = [geometry.regridded((label == value).astype(np.float64), own, places) for value in values]
+    shares.append(geometry.regridded(np.isnan(label).astype(np.float64), own, places))
+    return np.append(values, np.nan)[np.argmax(np.stack(shares), 0)]
+
+
+def fitted(sample: xr.Dataset, window: dict[str, int], rng: np.random.Generator) -> xr.Dataset:
+    """Cut to the window about the middle, or lengthened to it by NaN: where the volume lies in it is drawn."""
+    for name, size in window.items():
+        n = sample.sizes[name]
+        if n > size:
+            start = (n - size) // 2
+            sample = sample.isel({name: slice(start, start + size)})
+        elif n < size:
+            before = int(rng.integers(size - n + 1))
+            places = sample[name].values
+            step = (places[-1] - places[0]) / (n - 1) if n > 1 else geometry.spacing_of(
+                places, sample.attrs.get("affine"), name)
+            sample = sample.pad({name: (before, size - n - before)}, constant_values=np.nan)
+            longer = places[0] + step * (np.arange(size) - before)
+            sample = sample.assign_coords({name: (name, longer, {"units": "mm"})})
+    return sample
+
+
+def subjects_of(store: Store, known: Known, config: VolumesConfig) -> Subjects:
+    """Raises `InputError` if the store is of another domain or has other modalities than the adapter knows."""
+    missing = [name for name in known.modalities if name not in store.meta.variables]
+    if store.meta.domain != DOMAIN or missing:
+        found = f"domain {store.meta.domain}, {', '.join(store.meta.variables)}"
+        raise InputError(store.url, key="modalities", found=found,
+                         expected=f"volumes with {', '.join(known.modalities)}", fix="use a store of these modalities")
+    return Subjects(store, known, config)
