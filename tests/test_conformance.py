@@ -21,6 +21,7 @@ from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.testing import CHECKS, Subject, check_domain, prepare
 from sciml.tokens import Outputs, State
+from tests.domains.volumes.balls import balls_store
 from tests.handles import toy
 
 FULL = {"levels": [{"width": 32, "depth": 2, "mixers": ["full"], "head_width": 16}], "stem_width": 16,
@@ -92,6 +93,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "spikes": (spikes_store, {"floor": "smoothed", "slow_s": [0.5, 4.0], "masks": {"dropout": 0.4}, "tasks": {
         "next": {"before": 8, "scored": 16}, "behaviour": {"before": 4, "scored": 16, "after": 4}}}),
     "molecules": (lambda folder: toy.store(folder / "toy.zarr"), {}),
+    "volumes": (balls_store, {"task": {"segment": {"head": "lattice"}}, "stem": "patch", "patches": {"augment": None}}),
     "tiny_atoms": (lambda _: atoms.make_store(), {}),
     "tiny_events": (lambda _: events.make_store(), {}),
     "tiny_grid": (lambda _: grid.make_store(), {}),

@@ -17,9 +17,10 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
 from sciml.domains.volumes.config import Known, TaskConfig, VolumesConfig
-from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, onto_grid, plain_batch
+from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, intensity, onto_grid, plain_batch
 from sciml.domains.volumes.sliding import blended
 from sciml.domains.volumes.tasks import TASKS, Task
+from sciml.domains.volumes.tasks.segment import Segment
 from sciml.domains.volumes.windows import LABEL, Patches, Whole, subjects_of
 from sciml.errors import InputError
 from sciml.recipe import validate
@@ -57,6 +58,18 @@ class Volumes:
     def modalities(self) -> tuple[str, ...]:
         """In the order of channels, of all data sets."""
         return tuple(dict.fromkeys(name for known in self.datasets.values() for name in known.modalities))
+
+    def intensity(self, arrays: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+        """Modality → the numbers by which a whole volume's values become of order one; a sample that holds a part of it
+        brings them as ``attrs["intensity"]``."""
+        return {n: list(intensity(arrays[n], self.config.intensity)) for n in self.modalities if n in arrays}
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """``(…, outputs)`` → ``(…)`` label values, int64. Raises `InputError` unless the task is segmentation."""
+        if not isinstance(self.task, Segment):
+            raise InputError("volumes", key="task", found=self.config.task.name, expected="segment",
+                             fix="fine-tune the checkpoint with task: segment")
+        return self.task.labels(logits)
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -109,7 +122,7 @@ class Volumes:
     def _known(self, store: Store) -> Known:
         if store.meta.dataset in self.datasets:
             return self.datasets[store.meta.dataset]
-        mine = [known for known in self.datasets.values() if set(known.modalities) == set(store.meta.of_role("state"))]
+        mine = [k for k in self.datasets.values() if set(k.modalities) == set(store.meta.of_role("state"))]
         if not mine:
             raise InputError(store.url, key="dataset", found=store.meta.dataset,
                              expected=f"one of {', '.join(self.datasets)}, or their modalities",
@@ -145,7 +158,8 @@ class Volumes:
     def initial(self, sample: Sample) -> State:
         if not self.task.iterated:
             raise InputError(sample.attrs.get("source", "sample"), key="task", found=self.config.task.name,
-                             expected="a task that is a cascade of steps (restore)", fix="use predict, or sciml segment")
+                             expected="a task that is a cascade of steps: restore",
+                             fix="use predict, or sciml segment")
         return State(self.encode(sample))
 
     def advance(self, state: State, outputs: Outputs) -> State:

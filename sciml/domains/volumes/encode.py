@@ -28,8 +28,8 @@ MOST_SAMPLED = 1 << 20
 
 @dataclass(frozen=True)
 class Plain:
-    """A sample before anything is asked of it. sample: RAS order, on the image's own grid, in its units; batch: images on
-    the tokens' grid, whose positions in mm are `places`, without targets."""
+    """A sample before anything is asked of it. sample: RAS order, on the image's own grid, in its units; batch: images
+    on the tokens' grid, whose positions in mm are `places`, without targets."""
 
     sample: xr.Dataset
     batch: TokenBatch

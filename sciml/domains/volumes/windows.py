@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,7 +14,7 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
 from sciml.domains.volumes.config import Known, VolumesConfig
-from sciml.domains.volumes.encode import DOMAIN, intensity, positions
+from sciml.domains.volumes.encode import DOMAIN, intensity
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,27 +122,31 @@ class Patches:
         return len(self.members) * self.subjects.config.patches.per_volume
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
-        group = self.members[index % len(self.members)]
-        sample = resampled(self._box(group, rng), self.subjects.config.spacing_mm)
-        window = dict(zip(geometry.NAMES, self.subjects.config.window))
-        if self.augmented is not None:
-            from sciml.domains.volumes.augment import augment_sample
-
-            sample = augment_sample(sample, window, rng, self.augmented)
-        return self.task.draw(fitted(sample, window, rng), rng, train=True)
-
-    def _box(self, group: int, rng: np.random.Generator) -> xr.Dataset:
-        """A box of the file's voxels around the centre of a patch, a little larger than the window."""
-        subjects, config = self.subjects, self.subjects.config
-        size, affine = np.array(bricks.size(subjects.store, group)), bricks.affine(subjects.store, group)
-        names, steps = geometry.anatomy(affine), np.linalg.norm(affine[:3, :3], axis=0)
-        wide = np.array([config.window[geometry.NAMES.index(name)] for name in names], float)
+        group, config = self.members[index % len(self.members)], self.subjects.config
+        affine = bricks.affine(self.subjects.store, group)
+        window = in_order(config.window, affine)
+        arrays, affine = self._box(group, affine, rng)
         if config.spacing_mm is not None:
-            wide *= np.array([config.spacing_mm[geometry.NAMES.index(name)] for name in names]) / steps
+            arrays, affine = resampled(arrays, affine, in_order(config.spacing_mm, affine))
+        if self.augmented is None:
+            arrays, affine = fitted(arrays, affine, window, rng)
+        else:
+            arrays, affine = changed(arrays, affine, window, rng, self.augmented)
+        sample = geometry.dataset_of(arrays, affine, self.subjects.attrs(group), units=self.subjects.known.modalities)
+        return self.task.draw(sample, rng, train=True)
+
+    def _box(self, group: int, affine: np.ndarray,
+             rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The file's voxels around the centre of a patch, a little more than the window."""
+        subjects, config = self.subjects, self.subjects.config
+        size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.window, affine), float)
+        if config.spacing_mm is not None:
+            wide *= np.array(in_order(config.spacing_mm, affine)) / np.linalg.norm(affine[:3, :3], axis=0)
         reach = np.ceil(wide * (0.5 + (MARGIN if self.augmented is not None else 0.0))).astype(int)
         centre = self._centre(group, size, wide, rng)
-        low = np.clip(centre - reach, 0, size)
-        return subjects.sample(group, low, np.clip(centre + reach, low, size))
+        low, high = np.clip(centre - reach, 0, size), np.clip(centre + reach, 0, size)
+        return ({name: bricks.read(subjects.store, name, group, low, high) for name in subjects.names},
+                geometry.shifted(affine, low))
 
     def _centre(self, group: int, size: np.ndarray, wide: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         patches = self.subjects.config.patches
@@ -155,25 +159,24 @@ class Patches:
         return np.clip(centre, np.floor(half), np.ceil(size - half)).astype(int)
 
 
-def resampled(sample: xr.Dataset, spacing_mm: tuple[float, float, float] | None) -> xr.Dataset:
-    """A sample on a grid of that spacing, linear; a label is the structure with the largest share."""
-    if spacing_mm is None:
-        return sample
-    turned = geometry.ras(sample)
-    own, steps = positions(turned), geometry.spacing(turned)
-    places = [geometry.grid_at(*each) for each in zip(own, steps, spacing_mm)]
-    data = {}
-    for name, array in turned.data_vars.items():
-        values = np.asarray(array.values, np.float64)
-        if name == LABEL:
-            moved = nearest(values, own, places)
-        else:
-            moved = geometry.regridded(values, own, places)
-        data[name] = (geometry.NAMES, moved.astype(array.dtype), array.attrs)
-    affine = np.diag([*spacing_mm, 1.0])
-    affine[:3, 3] = [place[0] for place in places]
-    coords = {name: (name, place, {"units": "mm"}) for name, place in zip(geometry.NAMES, places)}
-    return xr.Dataset(data, coords=coords, attrs={**sample.attrs, "affine": affine.tolist()})
+def in_order(numbers: Sequence[Any], affine: np.ndarray) -> tuple[Any, ...]:
+    """What is given for x, y, z, in the order of the array's axes."""
+    return tuple(numbers[geometry.NAMES.index(name)] for name in geometry.anatomy(affine))
+
+
+def resampled(arrays: Mapping[str, np.ndarray], affine: np.ndarray, spacing: Sequence[float],
+              ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """``(i, j, k)`` arrays on a grid of that spacing over the same extent, linear; a label is the structure with the
+    largest share."""
+    shape, own = next(iter(arrays.values())).shape, np.linalg.norm(affine[:3, :3], axis=0)
+    old = [np.arange(n) * step for n, step in zip(shape, own)]
+    new = [geometry.grid_at(*each) for each in zip(old, own, spacing)]
+    moved = np.array(affine)
+    moved[:3, 3] += affine[:3, :3] @ np.array([place[0] / step for place, step in zip(new, own)])
+    moved[:3, :3] *= np.array([1.0 if place is before else step / mm
+                               for place, before, step, mm in zip(new, old, spacing, own)])
+    return {name: (nearest(array, old, new) if name == LABEL else geometry.regridded(array.astype(np.float64), old, new)
+                   ).astype(array.dtype) for name, array in arrays.items()}, moved
 
 
 def nearest(label: np.ndarray, own: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> np.ndarray:
@@ -184,22 +187,19 @@ def nearest(label: np.ndarray, own: Sequence[np.ndarray], places: Sequence[np.nd
     return np.append(values, np.nan)[np.argmax(np.stack(shares), 0)]
 
 
-def fitted(sample: xr.Dataset, window: dict[str, int], rng: np.random.Generator) -> xr.Dataset:
+def fitted(arrays: Mapping[str, np.ndarray], affine: np.ndarray, window: Sequence[int], rng: np.random.Generator,
+           ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Cut to the window about the middle, or lengthened to it by NaN: where the volume lies in it is drawn."""
-    for name, size in window.items():
-        n = sample.sizes[name]
-        if n > size:
-            start = (n - size) // 2
-            sample = sample.isel({name: slice(start, start + size)})
-        elif n < size:
-            before = int(rng.integers(size - n + 1))
-            places = sample[name].values
-            step = (places[-1] - places[0]) / (n - 1) if n > 1 else geometry.spacing_of(
-                places, sample.attrs.get("affine"), name)
-            sample = sample.pad({name: (before, size - n - before)}, constant_values=np.nan)
-            longer = places[0] + step * (np.arange(size) - before)
-            sample = sample.assign_coords({name: (name, longer, {"units": "mm"})})
-    return sample
+    shape = next(iter(arrays.values())).shape
+    cut = [max(0, (n - size) // 2) for n, size in zip(shape, window)]
+    before = [int(rng.integers(max(0, size - n) + 1)) for n, size in zip(shape, window)]
+    kept = tuple(slice(a, a + size) for a, size in zip(cut, window))
+    put = tuple(slice(b, b + min(n, size)) for b, n, size in zip(before, shape, window))
+    made = {}
+    for name, array in arrays.items():
+        made[name] = np.full(tuple(window), np.nan, array.dtype)
+        made[name][put] = array[kept]
+    return made, geometry.shifted(affine, np.array(cut) - np.array(before))
 
 
 def subjects_of(store: Store, known: Known, config: VolumesConfig) -> Subjects:
