@@ -13,14 +13,14 @@ from sciml.cli import console
 STEPS, BINS = 100, 500
 DATA = {"fields": "navier_stokes", "series": "ili", "spikes": "spiking_network"}
 """Domains that the demo pretrains one operator on, each with its data set."""
-ALONE = {"molecules": "ethanol_morse"}
+ALONE = {"molecules": "ethanol_morse", "volumes": "phantoms"}
 """Domains with a demo of their own: their operator has other mixers."""
 
 
 def script(out: Path, stores: Path, domains: str, smallest: bool) -> list[list[str]]:
     """The commands of the demo, as a user would type them, without the leading ``sciml``."""
-    if domains == "molecules":
-        return _molecules(out, stores, smallest)
+    if domains in ALONE:
+        return _alone(domains, out, stores, smallest)
     fields, series, spikes = (domains in ("all", name) for name in DATA)
     waves, flu, network = (str(stores / f"{name}.zarr") for name in DATA.values())
     unseen = str(stores / "unseen_viscosity.zarr")
@@ -51,16 +51,18 @@ def script(out: Path, stores: Path, domains: str, smallest: bool) -> list[list[s
     return [command for command in [*commands, ["report", str(out)]] if command]
 
 
-def _molecules(out: Path, stores: Path, smallest: bool) -> list[list[str]]:
-    store = str(stores / f"{ALONE['molecules']}.zarr")
+def _alone(domain: str, out: Path, stores: Path, smallest: bool) -> list[list[str]]:
+    name = ALONE[domain]
+    store = str(stores / f"{name}.zarr")
     sizes = ["train.steps=12", "train.validation_windows=8"] if smallest else []
-    data = [f"data=[{{store: {store}, batch: 5}}]"] if stores != Path("stores/demo") else []
-    return [["data", "build", "datasets/ethanol_morse/source.yaml", store, "--overwrite"],
-            ["pretrain", "demo_molecules", *sizes, *data, "--run", str(out), "--overwrite"],
-            ["evaluate", str(out), "--data", store, *(["--max-windows", "24", "--no-card"] if smallest else [])],
-            ["rollout", str(out), "--from", store, "-o", f"{out}/rollout/ethanol_morse.zarr", "--steps",
-             str(10 if smallest else 2000), "--overwrite"],
-            ["report", str(out)]]
+    data = [f"data.0.store={store}"] if stores != Path("stores/demo") else []
+    moving = ["rollout", str(out), "--from", store, "-o", f"{out}/rollout/{name}.zarr", "--steps",
+              str(10 if smallest else 2000), "--overwrite"]
+    commands = [["data", "build", f"datasets/{name}/source.yaml", store, "--overwrite"],
+                ["pretrain", f"demo_{domain}", *sizes, *data, "--run", str(out), "--overwrite"],
+                ["evaluate", str(out), "--data", store, *(["--max-windows", "24", "--no-card"] if smallest else [])],
+                moving if domain == "molecules" else [], ["report", str(out)]]
+    return [command for command in commands if command]
 
 
 def _flow(stores: Sequence[str]) -> str:
@@ -75,8 +77,8 @@ def _flow(stores: Sequence[str]) -> str:
 @click.option("--smallest", is_flag=True, help="A few steps of everything: does it work, not how well.")
 def demo(domains: str, out: Path, stores: Path, smallest: bool) -> None:
     """Pretrain one operator on Navier–Stokes, influenza and neural data, fine-tune it on a viscosity it hasn't seen,
-    roll it out, score it beside its baselines and write a report. Molecules have a demo of their own: a potential for
-    ethanol.
+    roll it out, score it beside its baselines and write a report. Molecules and volumes have demos of their own: a
+    potential for ethanol, structures in images of phantoms.
 
     Every command is shown before it runs: they are the ones to type for data of your own.
     """
@@ -91,7 +93,7 @@ def demo(domains: str, out: Path, stores: Path, smallest: bool) -> None:
             raise click.exceptions.Exit(code)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows = summary(out)
-    console.table(rows, title="What came out (test splits; better is a ratio below 1, for bits per spike above)")
+    console.table(rows, title="What came out (test splits; better is a ratio below 1, for bits per spike and Dice above)")
     click.echo(f"{time.perf_counter() - began:.0f} s, {peak:.1f} GiB; open {out / 'report.html'}")
     store = stores / f"{(DATA | ALONE)['fields' if domains == 'all' else domains]}.zarr"
     console.next_command(f"sciml rollout {out} --from {store} -o {out / 'rollout.zarr'} --steps 50")
@@ -101,7 +103,7 @@ def summary(out: Path) -> list[dict[str, object]]:
     """The main score of every question that was asked, beside its baseline."""
     import json
 
-    main = {"relative_l2", "gmean_relative_l2", "mse", "bits_per_spike", "energy_mae", "forces_mae"}
+    main = {"relative_l2", "gmean_relative_l2", "mse", "bits_per_spike", "energy_mae", "forces_mae", "dice"}
     rows = []
     for path in sorted([*out.glob("evaluation/*.json"), *out.glob("finetune/*/evaluation/*.json")]):
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
