@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "spikes": (spikes_store, {"floor": "smoothed", "slow_s": [0.5, 4.0], "masks": {"dropout": 0.4}, "tasks": {
         "next": {"before": 8, "scored": 16}, "behaviour": {"before": 4, "scored": 16, "after": 4}}}),
     "molecules": (lambda folder: toy.store(folder / "toy.zarr"), {}),
-    "volumes": (balls_store, {"task": {"segment": {"head": "lattice"}}, "stem": "patch", "patches": {"augment": None}}),
+    "volumes": (balls_store, {}),
     "tiny_atoms": (lambda _: atoms.make_store(), {}),
     "tiny_events": (lambda _: events.make_store(), {}),
     "tiny_grid": (lambda _: grid.make_store(), {}),
@@ -120,6 +120,14 @@ def test_conformance(subject: Subject, check: Callable[[Subject], None]) -> None
 def test_domains_of_sets_also_work_with_full_attention(name: str, tmp_path: Path) -> None:
     unused = check_domain(name, [CASES[name][0](tmp_path)], operator=FULL)
     assert not [p for p in unused if ".mixers." in p]
+
+
+@pytest.mark.parametrize("config", [
+    {"task": {"segment": {"regions": {"whole": [1, 2], "core": [2]}}}}, {"task": {"masked": {"scales": [2]}}},
+    {"task": {"segment": {"head": "lattice"}}, "stem": "patch", "spacing_mm": [1.0, 1.0, 1.0]}],
+    ids=["regions", "masked", "resampled"])
+def test_tasks_of_volumes_conform(config: dict[str, Any], tmp_path: Path) -> None:
+    check_domain("volumes", [balls_store(tmp_path)], config=config)
 
 
 @pytest.mark.parametrize("config", [{}, {"mode": "cartesian"}, {"mode": "cartesian", "frames": True},

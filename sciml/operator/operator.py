@@ -205,11 +205,12 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def optimizer_groups(module: nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Hidden matrices of the core, and stacks of them (``*_stack``), for Muon; everything else for AdamW."""
+    """Hidden matrices of the core, stacks of them (``*_stack``) and kernels as matrices of stems and heads
+    (``*_matrix``) for Muon; everything else for AdamW."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
         matrix = parameter.ndim == 2 and not any(part in name for part in ("gain", "kernel", "modulate"))
-        hidden = name.startswith("levels.") and (matrix or name.endswith("_stack"))
+        hidden = name.endswith("_matrix") or (name.startswith("levels.") and (matrix or name.endswith("_stack")))
         (matrices if hidden else rest).append(parameter)
     return matrices, rest

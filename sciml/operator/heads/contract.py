@@ -29,8 +29,8 @@ class Head(Protocol):
 @dataclass(frozen=True)
 class HeadInput:
     """tokens: ``(B, *tokens, width)``, normalised; sizes: cells per token along each axis; levels: tokens of every
-    level, finest first; identities: the stem's embedding tables; fine: ``(B, *lattice, features)`` of a stem that has
-    them (`sciml.operator.stems.Stem`)."""
+    level, finest first; identities: the stem's embedding tables; fine: what a stem has of finer resolutions
+    (`sciml.operator.stems.Stem`)."""
 
     tokens: Tensor
     sizes: Sequence[int]
@@ -38,4 +38,4 @@ class HeadInput:
     geometry: Geometry
     identities: NamedTables
     levels: tuple[Tensor, ...] = ()
-    fine: Tensor | None = None
+    fine: tuple[Tensor, ...] = ()

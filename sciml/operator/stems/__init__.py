@@ -12,8 +12,8 @@ from sciml.tokens import Axis, TokenBatch, TokenSpec
 
 
 class Stem(Protocol):
-    """``stem(batch, sizes)``: tokens ``(B, *tokens, width)``, or these and fine features ``(B, *lattice, features)`` that
-    heads find in `HeadInput.fine`; made by ``(spec, config)``. The lattice is a multiple of `sizes`."""
+    """``stem(batch, sizes)``: tokens ``(B, *tokens, width)``, or these and features of finer resolutions, finest first,
+    which heads find in `HeadInput.fine`; made by ``(spec, config)``. The lattice is a multiple of `sizes`."""
 
     identities: NamedTables
 
@@ -25,10 +25,10 @@ class Stem(Protocol):
         """The axes of the tokens."""
         ...
 
-    def __call__(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor | tuple[Tensor, Tensor]: ...
+    def __call__(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]: ...
 
 
-def read_in(stem: Stem, batch: TokenBatch, sizes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """Tokens, and the fine features of a stem that has any."""
+def read_in(stem: Stem, batch: TokenBatch, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Tokens, and the finer features of a stem that has any."""
     found = stem(batch, sizes)
-    return found if isinstance(found, tuple) else (found, None)
+    return found if isinstance(found, tuple) else (found, ())
