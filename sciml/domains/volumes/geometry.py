@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sciml.errors import InputError
+from sciml.data import affines
 
 NAMES = ("x", "y", "z")
-ORTHOGONAL = 1e-3
 
 
 def anatomy(affine: np.ndarray) -> tuple[str, str, str]:
@@ -25,30 +24,10 @@ def anatomy(affine: np.ndarray) -> tuple[str, str, str]:
     >>> anatomy(np.array([[0, 0, 2.0, 0], [0, -1, 0, 5], [3, 0, 0, 0], [0, 0, 0, 1]]))
     ('z', 'y', 'x')
     """
-    cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(affine[:3, :3]) / affines.spacing(affine)
     best = max(itertools.permutations(range(3)), key=lambda order: sum(cosines[w, i] for i, w in enumerate(order)))
     first, second, third = (NAMES[world] for world in best)
     return first, second, third
-
-
-def refuse_bad_affine(affine: np.ndarray, where: object) -> None:
-    """Raises `InputError` unless it is ``(4, 4)``, finite, its columns are orthogonal and none has length zero."""
-    def refuse(found: str, fix: str) -> InputError:
-        return InputError(where, key="affine", found=found, fix=fix, expected="a finite (4, 4) matrix with orthogonal "
-                          "columns of positive length and last row 0 0 0 1")
-
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise refuse(f"{affine.shape}: {affine.tolist()}"[:200], "correct the header")
-    if not np.array_equal(affine[3], [0, 0, 0, 1]):
-        raise refuse(f"last row {affine[3].tolist()}", "correct the header")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if (spacing <= 0).any():
-        raise refuse(f"spacing {spacing.tolist()} mm", "give the voxel size")
-    units = affine[:3, :3] / spacing
-    worst = float(np.abs(units.T @ units - np.eye(3)).max())
-    if worst > ORTHOGONAL:
-        raise refuse(f"axes that are {np.degrees(np.arcsin(min(worst, 1.0))):.3g}° off a right angle (sheared)",
-                     "resample the image to a grid without shear")
 
 
 def dataset_of(arrays: Mapping[str, np.ndarray], affine: np.ndarray, attrs: Mapping[str, Any] | None = None, *,
@@ -60,7 +39,7 @@ def dataset_of(arrays: Mapping[str, np.ndarray], affine: np.ndarray, attrs: Mapp
     (('x', 'y', 'z'), [0.0, -2.0, -4.0])
     """
     affine = np.asarray(affine, np.float64)
-    refuse_bad_affine(affine, dict(attrs or {}).get("source", "array"))
+    affines.refuse_bad_affine(affine, dict(attrs or {}).get("source", "array"))
     names, given = anatomy(affine), dict(units or {})
     shape = next(iter(arrays.values())).shape
     coords = {name: (name, _positions(affine, axis, name, shape[axis]), {"units": "mm"})
@@ -92,7 +71,7 @@ def spacing_of(positions: np.ndarray, affine: Sequence[Sequence[float]] | None, 
     if affine is None:
         return 1.0
     matrix = np.asarray(affine, np.float64)
-    return float(np.linalg.norm(matrix[:3, anatomy(matrix).index(name)]))
+    return float(affines.spacing(matrix)[anatomy(matrix).index(name)])
 
 
 def spacing(sample: xr.Dataset) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import xarray as xr
 
-from sciml.data import bricks
+from sciml.data import affines, bricks
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
@@ -141,7 +141,7 @@ class Patches:
         subjects, config = self.subjects, self.subjects.config
         size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.window, affine), float)
         if config.spacing_mm is not None:
-            wide *= np.array(in_order(config.spacing_mm, affine)) / np.linalg.norm(affine[:3, :3], axis=0)
+            wide *= np.array(in_order(config.spacing_mm, affine)) / affines.spacing(affine)
         reach = np.ceil(wide * (0.5 + (MARGIN if self.augmented is not None else 0.0))).astype(int)
         centre = self._centre(group, size, wide, rng)
         low, high = np.clip(centre - reach, 0, size), np.clip(centre + reach, 0, size)
@@ -168,7 +168,7 @@ def resampled(arrays: Mapping[str, np.ndarray], affine: np.ndarray, spacing: Seq
               ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """``(i, j, k)`` arrays on a grid of that spacing over the same extent, linear; a label is the structure with the
     largest share."""
-    shape, own = next(iter(arrays.values())).shape, np.linalg.norm(affine[:3, :3], axis=0)
+    shape, own = next(iter(arrays.values())).shape, affines.spacing(affine)
     old = [np.arange(n) * step for n, step in zip(shape, own)]
     new = [geometry.grid_at(*each) for each in zip(old, own, spacing)]
     moved = np.array(affine)

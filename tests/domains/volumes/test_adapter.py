@@ -179,7 +179,7 @@ def test_strangers_are_refused(tmp_path: Path, sample: Mapping[str, np.ndarray],
 
 @pytest.mark.parametrize(("affine", "message"), [
     (np.diag([1.0, 0.0, 1, 1]), "spacing"), (np.eye(4) + np.eye(4, k=1) * [0, 0.2, 0, 0], "shear"),
-    (np.full((4, 4), np.nan), "finite"), (np.eye(3), "matrix")])
+    (np.full((4, 4), np.nan), "finite"), (np.eye(3), "4 × 4")])
 def test_bad_affines_are_refused(affine: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         geometry.dataset_of({"mri": np.zeros((2, 2, 2))}, affine)
