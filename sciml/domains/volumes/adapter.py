@@ -156,11 +156,7 @@ class Volumes:
         return onto_grid(batch, self.task.derive(batch, tiled, create_graph), self.config.reference_mm)
 
     def initial(self, sample: Sample) -> State:
-        if not self.task.iterated:
-            raise InputError(sample.attrs.get("source", "sample"), key="task", found=self.config.task.name,
-                             expected="a task that is a cascade of steps: restore",
-                             fix="use predict, or sciml segment")
-        return State(self.encode(sample))
+        return State(self.task.initial(self.encode(sample)))
 
     def advance(self, state: State, outputs: Outputs) -> State:
         return self.task.advance(state, outputs)

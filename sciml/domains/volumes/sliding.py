@@ -85,9 +85,9 @@ def blended(batch: TokenBatch, operate: Operate, window: Sequence[int], overlap:
     lattice; mirrors: axes to also flip (`mirrored`).
     """
     turned = mirrored(operate, mirrors) if mirrors else operate
-    cut = list(weights(batch.lattice, window, overlap))
-    if len(cut) == 1:
+    if all(n <= w for n, w in zip(batch.lattice, window, strict=True)):
         return turned(batch)
+    cut = list(weights(batch.lattice, window, overlap))
     heads: dict[str, Tensor] = {}
     for tile, weight in cut:
         part = box(batch, tile)

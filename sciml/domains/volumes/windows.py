@@ -13,6 +13,7 @@ from sciml.data import affines, bricks
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
+from sciml.domains.volumes.augment import changed
 from sciml.domains.volumes.config import Known, VolumesConfig
 from sciml.domains.volumes.encode import DOMAIN, intensity
 from sciml.errors import InputError

@@ -77,6 +77,10 @@ class Task(Protocol):
         """Metric → ``(samples,)``; voxels are `mm` along x, y, z."""
         ...
 
+    def initial(self, batch: TokenBatch) -> TokenBatch:
+        """What a rollout starts from, where `iterated`: from then on a forward is one step."""
+        ...
+
     def advance(self, state: State, outputs: Outputs) -> State:
         """A step of the cascade, where `iterated`."""
         ...

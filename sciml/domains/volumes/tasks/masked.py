@@ -109,9 +109,12 @@ class Masked:
             ratios.append(float(np.nanmean((ours - known) ** 2)) / power if power else 0.0)
         return {"relative_mse": np.array([np.mean(ratios)])}
 
-    def advance(self, state: State, outputs: Outputs) -> State:
-        raise InputError("volumes", key="task", found="masked", expected="a task that is a cascade of steps",
+    def initial(self, batch: TokenBatch) -> TokenBatch:
+        raise InputError("volumes", key="task", found="masked", expected="a task that is a cascade of steps: restore",
                          fix="use predict")
+
+    def advance(self, state: State, outputs: Outputs) -> State:
+        return replace(state, batch=self.initial(state.batch))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {}, {}

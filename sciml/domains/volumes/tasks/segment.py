@@ -204,9 +204,12 @@ class Segment:
         found["dice"] = float(np.mean([found[f"dice_{name}"] for name in self.judged]))
         return {name: np.array([value]) for name, value in found.items()}
 
-    def advance(self, state: State, outputs: Outputs) -> State:
-        raise InputError("volumes", key="task", found="segment", expected="a task that is a cascade of steps",
+    def initial(self, batch: TokenBatch) -> TokenBatch:
+        raise InputError("volumes", key="task", found="segment", expected="a task that is a cascade of steps: restore",
                          fix="use predict, or sciml segment")
+
+    def advance(self, state: State, outputs: Outputs) -> State:
+        return replace(state, batch=self.initial(state.batch))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"structures": list(self.structures)}, {} if self.atlas is None else {"atlas": self.atlas}

@@ -1,0 +1,137 @@
+"""A measurement in a sample and out of it: simulated where it wasn't made, as the start of a reconstruction in link
+space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from sciml.domains.volumes import geometry, simulate
+from sciml.domains.volumes.encode import tensor
+from sciml.domains.volumes.references import least_squares
+from sciml.errors import InputError
+from sciml.observations.contract import Observation, make, norm
+
+MEASURED = "measured"
+"""Variable of a sample, with dims of its own; beside it ``measured_<tensor of the observation>`` and, complex where the
+images are, ``measured_truth``. All follow the axes x, y, z."""
+KINDS: Mapping[str, tuple[str, Callable[..., simulate.Measured]]] = {
+    "noise": ("identity", simulate.noisy), "blur": ("blur", simulate.blurred), "scan": ("fourier", simulate.scanned),
+    "projections": ("radon", simulate.projected)}
+"""What was done to an image: the name of its observation, and how it is simulated."""
+BACK_PROJECTED = 30
+"""Steps of least squares from nothing that a reconstruction from projections starts from."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """In link space, ``(B or 1, …)``. image: what the measurement gives at once (the noisy or zero-filled image);
+    scale: of the measurement's units in link space; step: of gradient descent."""
+
+    observation: Observation
+    measurement: Tensor
+    image: Tensor
+    scale: float
+    step: float
+
+
+def simulated(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str, Any],
+              rng: np.random.Generator, imaginary: str = "") -> xr.Dataset:
+    """A sample in RAS order with a simulated measurement of a modality, whose ``attrs["simulated"]`` says how; as it is
+    if it holds a measurement. An option ``noise`` that is a list is one of its levels. Where nothing is known there is
+    nothing (air). Raises `InputError` for an image that can't be measured so, or an option that there isn't.
+    """
+    if MEASURED in sample:
+        return sample
+    where, given = sample.attrs.get("source", "sample"), dict(options)
+    if isinstance(given.get("noise"), list | tuple):
+        given["noise"] = given["noise"][int(rng.integers(len(given["noise"])))]
+    volume = _known(sample[modality].values.astype(np.float64))
+    if kind == "projections":
+        if sample[modality].attrs.get("units") != "HU":
+            raise InputError(where, key=modality, found=f"unit {sample[modality].attrs.get('units')}", expected="HU",
+                             fix="simulate projections of a CT")
+        volume, given["spacing"] = simulate.attenuation_of(volume), geometry.spacing(sample)[:2]
+    elif kind in ("noise", "scan") and given.get("rician", True) and volume.min() < 0:
+        raise InputError(where, key=modality, found=f"values down to {volume.min():g}",
+                         expected="a magnitude, not negative", fix="noise: {rician: false} for other images")
+    if imaginary:
+        volume = volume + 1j * _known(sample[imaginary].values.astype(np.float64))
+    try:
+        made = KINDS[kind][1](volume, rng, **given)
+    except TypeError as error:
+        raise InputError("domains.volumes.task", key=f"options of {kind}", found=str(error),
+                         expected=f"those of sciml.domains.volumes.simulate.{KINDS[kind][1].__name__}",
+                         fix="correct the name") from None
+    arrays = {MEASURED: made.measurement, **{f"{MEASURED}_{name}": a for name, a in made.tensors.items()}}
+    if np.iscomplexobj(made.truth):
+        arrays[f"{MEASURED}_truth"] = made.truth
+    data = {name: ([f"{name}_{i}" for i in range(a.ndim)], a) for name, a in arrays.items()}
+    return sample.assign(data).assign_attrs(made.attrs)
+
+
+def start_of(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str, Any], step: float) -> Start:
+    """What a sample's measurement says; without one, a noisy image is its own. step: over 1 / ‖A‖².
+
+    Raises `InputError` if there is no measurement, or it is not one of an image of this size.
+    """
+    where, lattice = sample.attrs.get("source", "sample"), tuple(sample.sizes[name] for name in geometry.NAMES)
+    if MEASURED in sample:
+        raw = sample[MEASURED].values
+    elif kind in ("noise", "blur"):
+        raw = _known(sample[modality].values)
+    else:
+        raise InputError(where, key=MEASURED, found="no measurement", expected=f"that of a {kind}",
+                         fix=f"give the variable {MEASURED}, see sciml.domains.volumes.measured")
+    prefix = f"{MEASURED}_"
+    parts = {str(name).removeprefix(prefix): _tensor(sample[name].values)[None] for name in sample.data_vars
+             if str(name).startswith(prefix) and name != f"{prefix}truth"}
+    observation = make(KINDS[kind][0], options_of(kind, options, lattice, geometry.spacing(sample)), parts, where=where)
+    y = _tensor(raw)[None]
+    try:
+        image = observation.adjoint(y)
+    except RuntimeError as error:
+        raise InputError(where, key=MEASURED, found=f"shape {raw.shape} ({error})", fix="give it in the order x, y, z",
+                         expected=f"a {kind} of an image {lattice}") from None
+    size = step / (float(norm(observation, image).max()) * 1.05) ** 2
+    if kind == "projections":
+        scale = simulate.WATER_PER_MM
+        image = least_squares(observation, y, torch.zeros_like(image), BACK_PROJECTED, size)
+    else:
+        scale = float(np.percentile(image.abs().numpy(), 99)) or 1.0
+    return Start(observation, y / scale, image / scale, scale, size)
+
+
+def options_of(kind: str, options: Mapping[str, Any], lattice: Sequence[int], mm: Sequence[float]) -> dict[str, Any]:
+    """Of the observation of an image with that lattice and spacing, from those of its simulation."""
+    if kind == "blur":
+        return {"width_cells": options["width_cells"]}
+    if kind == "projections":
+        return {"size": tuple(lattice[:2]), "bin_width": min(mm[:2]), "spacing": tuple(mm[:2]),
+                **{name: options[name] for name in ("angles", "span_deg") if name in options}}
+    return {}
+
+
+def truth_of(sample: xr.Dataset, modality: str, kind: str) -> np.ndarray:
+    """``(x, y, z)`` in the measurement's units, complex where images are; what isn't known is 0."""
+    if f"{MEASURED}_truth" in sample:
+        return sample[f"{MEASURED}_truth"].values
+    volume = _known(sample[modality].values.astype(np.float64))
+    return simulate.attenuation_of(volume) if kind == "projections" else volume
+
+
+def _known(volume: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """In the default precision, complex ones too."""
+    if not np.iscomplexobj(values):
+        return tensor(values)
+    return torch.view_as_complex(tensor(np.stack([values.real, values.imag], -1)))
