@@ -43,11 +43,19 @@ def alike(batches: Sequence[TokenBatch]) -> list[list[TokenBatch]]:
     """
     groups: list[list[TokenBatch]] = []
     for batch in batches:
-        if groups and _lattice(groups[-1][0]) == _lattice(batch):
+        if groups and _form(groups[-1][0]) == _form(batch):
             groups[-1].append(batch)
         else:
             groups.append([batch])
     return groups
+
+
+def _form(batch: TokenBatch) -> tuple[tuple[int, ...], ...]:
+    """Shapes that samples of one batch share: of the lattice, of what is asked and kept where nothing is packed."""
+    if batch.packed_axis is not None:
+        return (_lattice(batch),)
+    tensors = [*(target.value for target in batch.targets.values()), *batch.kept.values()]
+    return (_lattice(batch), *(tuple(t.shape[1:]) for t in tensors))
 
 
 def _lattice(batch: TokenBatch) -> tuple[int, ...]:
