@@ -21,11 +21,6 @@ FIRST = ("energy", "forces")
 TONES = {"holds": "better", "fails": "worse"}
 
 
-def is_molecules(path: Path) -> bool:
-    """Whether a rollout or forecast store is of this domain."""
-    return bool(xr.open_zarr(path, consolidated=False, decode_timedelta=False).attrs.get("domain") == "molecules")
-
-
 def cards(run: Run) -> list[tuple[str, list[dict[str, str]]]]:
     """Data set and rows of every card that an evaluation holds, as they are printed."""
     return [(name, [{"name": row["name"], "value": text(row.get("value")), "unit": _unit(row.get("unit")),

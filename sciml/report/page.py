@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from sciml.data.files import replacing
 from sciml.errors import InputError
-from sciml.report import fields, machine, molecules, scores, series, spikes
+from sciml.report import fields, machine, molecules, scores, series, spikes, volumes
 from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
 from sciml.report.maps import Panel
 from sciml.report.run import Log, Run
@@ -62,10 +63,9 @@ def render(run: Run, out: Path) -> Path:
 
 def part(run: Run, kind: str, budget: int) -> Part:
     """Draw all that one run folder holds."""
-    paths = (*run.rollouts.values(), *run.forecasts.values())
-    of_spikes = {path for path in paths if spikes.is_spikes(path)}
-    of_molecules = {path for path in paths if molecules.is_molecules(path)}
-    others = of_spikes | of_molecules
+    drawn = {name: {path for path in (*run.rollouts.values(), *run.forecasts.values()) if domain_of(path) == name}
+             for name in DRAWN}
+    others = set().union(*drawn.values())
     sources = [source for name, path in run.rollouts.items() if path not in others
                for source in fields.sources(name, path)]
     spectra = [fields.spectrum(source, f"spectrum {kind} {source.dataset} {source.name}") for source in sources]
@@ -77,7 +77,13 @@ def part(run: Run, kind: str, budget: int) -> Part:
         panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
         errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
         forecasts=(*(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()
-                     if path not in others), *_of_spikes(run, of_spikes), *_of_molecules(run, of_molecules)))
+                     if path not in others), *(picture for name, draw in DRAWN.items()
+                                               for picture in draw(run, drawn[name]))))
+
+
+def domain_of(path: Path) -> str:
+    """What a rollout or forecast store says it is of."""
+    return str(xr.open_zarr(path, consolidated=False, decode_timedelta=False).attrs.get("domain", ""))
 
 
 def _of_spikes(run: Run, paths: Set[Path]) -> Iterator[Picture]:
@@ -95,9 +101,20 @@ def _of_molecules(run: Run, paths: Set[Path]) -> Iterator[Picture]:
     yield from molecules.of_run(run)
 
 
+def _of_volumes(run: Run, paths: Set[Path]) -> Iterator[Picture]:
+    for name, path in run.forecasts.items():
+        yield from volumes.pictures(name, path) if path in paths else ()
+
+
+DRAWN: Mapping[str, Callable[[Run, Set[Path]], Iterator[Picture]]] = {
+    "spikes": _of_spikes, "molecules": _of_molecules, "volumes": _of_volumes}
+"""How what a domain predicted is drawn; of others, rollouts are fields and forecasts series."""
+
+
 def kind(run: Run) -> str:
     """What the section of windows and trajectories is called."""
-    return {"spikes": "Spikes", "molecules": "Molecules"}.get(" ".join(run.recipe.get("domains", {})), "Series")
+    only = " ".join(run.recipe.get("domains", {}))
+    return only.capitalize() if only in DRAWN else "Series"
 
 
 def lead(run: Run) -> str:

@@ -22,11 +22,6 @@ EVENT_BIN_S = 0.02
 """In which events are counted, for correlations and sums."""
 
 
-def is_spikes(path: Path) -> bool:
-    """Whether a rollout or forecast store is of this domain."""
-    return bool(xr.open_zarr(path, consolidated=False, decode_timedelta=False).attrs.get("domain") == "spikes")
-
-
 def generated(dataset: str, path: Path) -> list[Picture]:
     """Of a rollout: rasters, then rates, intervals and correlations of what was drawn beside what was recorded."""
     store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
