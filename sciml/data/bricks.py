@@ -26,8 +26,12 @@ def pack(volume: np.ndarray, brick: int) -> np.ndarray:
     >>> pack(np.arange(12).reshape(1, 3, 4), 2).tolist()
     [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 10, 11]
     """
-    parts = [volume[at].ravel() for at in _bricks(volume.shape, brick)]
-    return np.concatenate(parts) if parts else np.zeros(0, volume.dtype)
+    flat, start = np.empty(volume.size, volume.dtype), 0
+    for at in _bricks(volume.shape, brick):
+        part = volume[at]
+        flat[start:start + part.size].reshape(part.shape)[...] = part
+        start += part.size
+    return flat
 
 
 def unpack(flat: np.ndarray, shape: Sequence[int], brick: int) -> np.ndarray:
@@ -57,6 +61,8 @@ def read(store: Store, name: str, subject: int, low: Sequence[int] = (0, 0, 0),
     Only bricks that the box meets are read, those that lie one after the other in one call. Raises `IndexError` for a
     box outside the volume and `InputError` as `sciml.data.store.Store.read` does.
     """
+    if name not in store.meta.variables:
+        store.read(name, subject)
     shape, brick = size(store, subject), _brick(store, subject)
     start, stop = tuple(map(int, low)), shape if high is None else tuple(map(int, high))
     if len(start) != 3 or len(stop) != 3 or not all(0 <= a <= b <= n for a, b, n in zip(start, stop, shape)):

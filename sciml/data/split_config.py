@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -38,6 +38,27 @@ class GroupSplit(Section):
     seed: int | None = Field(default=0, ge=0)
 
 
+class FoldSplit(Section):
+    """Whole groups in the order of the file: group i is in fold ``i % folds``. One fold tests, one validates (null:
+    none), the rest train. together: as of `GroupSplit`; then their number counts."""
+
+    fractions: ClassVar[None] = None
+    counts: ClassVar[None] = None
+    by: Literal["fold"]
+    folds: int = Field(default=5, ge=2)
+    test: int | None = Field(default=0, ge=0)
+    validation: int | None = Field(default=1, ge=0)
+    together: str | None = None
+
+    @model_validator(mode="after")
+    def _within(self) -> FoldSplit:
+        taken = [fold for fold in (self.test, self.validation) if fold is not None]
+        if len(set(taken)) < len(taken) or len(taken) == self.folds or max(taken, default=0) >= self.folds:
+            raise ValueError("test and validation are two different folds below `folds`, and at least one is left to "
+                             "train")
+        return self
+
+
 class TimeSplit(Section):
     """The same contiguous stretches of time in every group; `gap` steps are left out between them (null: as is usual
     in the domain)."""
@@ -48,11 +69,15 @@ class TimeSplit(Section):
     gap: int | None = Field(default=None, ge=0)
 
 
+BY = ("group", "fold", "time")
+
+
 def _as_split(value: Any) -> Any:
-    if isinstance(value, dict) and (value.get("by") not in ("group", "time") or {"shuffle", "random"} & value.keys()):
-        raise ValueError("by: group (whole groups) or by: time (contiguous blocks with a gap between them); windows "
-                         "are never drawn into splits at random: those beside a training window hold its answers")
+    if isinstance(value, dict) and (value.get("by") not in BY or {"shuffle", "random"} & value.keys()):
+        raise ValueError("by: group (whole groups), by: fold (every nth group) or by: time (contiguous blocks with a "
+                         "gap between them); windows are never drawn into splits at random: those beside a training "
+                         "window hold its answers")
     return value
 
 
-Split = Annotated[Annotated[GroupSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]
+Split = Annotated[Annotated[GroupSplit | FoldSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]

@@ -11,12 +11,15 @@ import xarray as xr
 from sciml.data import units
 from sciml.data.conventions import convention_of
 from sciml.data.schema import Block, SplitName, Splits
-from sciml.data.split_config import Fractions, GroupSplit, TimeSplit
+from sciml.data.split_config import FoldSplit, Fractions, GroupSplit, TimeSplit
 from sciml.errors import InputError
 
 NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 FEWEST = 10
 """Of different values of what keeps groups together: with fewer, a split by them would be a split by chance."""
+
+
+AnySplit = GroupSplit | FoldSplit | TimeSplit
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Clock:
     unit: str
 
 
-def usual_split(split: GroupSplit | TimeSplit | None, dataset: xr.Dataset, domain: str, clock: Clock | None, *,
-                where: object) -> GroupSplit | TimeSplit:
+def usual_split(split: AnySplit | None, dataset: xr.Dataset, domain: str, clock: Clock | None, *,
+                where: object) -> AnySplit:
     """What a source asks for, and what is usual in its domain (`sciml.data.conventions`) where it doesn't say.
 
     Raises `InputError` if the usual gap can't be counted in steps.
@@ -39,6 +42,9 @@ def usual_split(split: GroupSplit | TimeSplit | None, dataset: xr.Dataset, domai
     usual = convention_of(domain)
     if split is None:
         split = TimeSplit(by="time") if usual.by == "time" else _by_group(dataset, usual.together)
+    if isinstance(split, FoldSplit):
+        kept = split.together or (usual.together if usual.together in dataset else None)
+        return split.model_copy(update={"together": kept})
     shares = split.fractions or (usual.fractions if split.counts is None else None)
     if isinstance(split, GroupSplit):
         return split.model_copy(update={"fractions": shares})
@@ -63,12 +69,12 @@ def _gap(seconds: float | None, clock: Clock | None, where: object) -> int:
     return max(1, math.ceil(seconds / (clock.step * units.seconds_per(clock.unit, where=where, key="time")) - 1e-6))
 
 
-def together(split: GroupSplit | TimeSplit, dataset: xr.Dataset, group_dim: str, *, where: object) -> np.ndarray | None:
+def together(split: AnySplit, dataset: xr.Dataset, group_dim: str, *, where: object) -> np.ndarray | None:
     """``(groups,)`` numbers that name what each group belongs to, or None if every group stands for itself.
 
     Raises `InputError` unless the variable is there with one finite number per group.
     """
-    name = split.together if isinstance(split, GroupSplit) else None
+    name = None if isinstance(split, TimeSplit) else split.together
     if name is None:
         return None
     found = "no such variable" if name not in dataset else f"dimensions {dataset[name].dims}"
@@ -79,7 +85,7 @@ def together(split: GroupSplit | TimeSplit, dataset: xr.Dataset, group_dim: str,
     return np.asarray(dataset[name].values)
 
 
-def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group_dim: str, where: object,
+def make_splits(split: AnySplit, groups: int, steps: int, *, group_dim: str, where: object,
                 keys: np.ndarray | None = None) -> Splits:
     """Blocks of all three splits. steps: length of the time axis (1 without one); a gap of None is none. keys: of
     `together`; then counts and fractions are of different keys.
@@ -93,6 +99,8 @@ def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group
     [(0, 5), (6, 8), (9, 11)]
     """
     members = _members(keys, groups)
+    if isinstance(split, FoldSplit):
+        return _folds(split, members, steps, group_dim, where)
     whole = len(members) if isinstance(split, GroupSplit) else steps
     gap = (split.gap or 0) if isinstance(split, TimeSplit) else 0
     gaps = 2 * gap
@@ -113,6 +121,23 @@ def make_splits(split: GroupSplit | TimeSplit, groups: int, steps: int, *, group
     blocks = [tuple(Block(group=g, start=s, stop=s + n) for g in range(groups) if n)
               for s, n in zip(starts, counts, strict=True)]
     return Splits(key=f"time, gap {gap}", gap=gap, train=blocks[0], validation=blocks[1], test=blocks[2])
+
+
+def _folds(split: FoldSplit, members: list[np.ndarray], steps: int, group_dim: str, where: object) -> Splits:
+    blocks: dict[str, list[Block]] = {name: [] for name in NAMES}
+    for i, groups in enumerate(members):
+        fold = i % split.folds
+        name = "test" if fold == split.test else "validation" if fold == split.validation else "train"
+        blocks[name] += [Block(group=int(group), start=0, stop=steps) for group in groups]
+    wanted = ["train", *(name for name in ("test", "validation") if getattr(split, name) is not None)]
+    empty = [name for name in wanted if not blocks[name]]
+    if empty:
+        raise InputError(where, key="split", found=f"{len(members)} {split.together or group_dim}, none to "
+                         f"{' or '.join(empty)}", expected="at least one for each split",
+                         fix="choose folds that are there, or set test or validation to null")
+    key = f"{split.together or group_dim}, fold of {split.folds}: test {split.test}, validation {split.validation}"
+    train, validation, test = (tuple(sorted(blocks[name], key=lambda block: block.group)) for name in NAMES)
+    return Splits(key=key, train=train, validation=validation, test=test)
 
 
 def _members(keys: np.ndarray | None, groups: int) -> list[np.ndarray]:

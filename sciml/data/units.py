@@ -21,6 +21,7 @@ def registry() -> Any:
     units: Any = pint.UnitRegistry(preprocessors=[lambda text: exponent.sub("**", text)])
     for name in ("north", "east", "south", "west"):
         units.define(f"degrees_{name} = degree = degree_{name}")
+    units.define("hounsfield_unit = [] = HU")
     return units
 
 

@@ -165,6 +165,25 @@ def test_labels_charge_and_spin(tmp_path: Path) -> None:
     assert data["spin"].attrs["role"] == "parameter"
 
 
+def test_virials_are_minus_stress_times_volume(tmp_path: Path) -> None:
+    """In the order of the tensor's rows, in eV where the energy is; without three periodic directions there is none."""
+    virial = np.array([[1.0, 0.1, 0.2], [0.1, 2.0, 0.3], [0.2, 0.3, 3.0]])
+    told = f'virial="{" ".join(map(str, virial.ravel()))}"'
+    file = xyz(tmp_path / "v.xyz", water(more=f' Lattice="4 0 0 0 4 0 0 0 5" pbc="T T T" {told}'),
+               water(more=f' Lattice="4 0 0 0 4 0 0 0 5" pbc="T T F" {told}'))
+    data = look(file)
+    np.testing.assert_allclose(data["stress"].values[0], -np.array([1, 2, 3, 0.3, 0.2, 0.1]) / 80)
+    assert np.isnan(data["stress"].values[1]).all()
+    ours = look(file, energy_unit="hartree", length_unit="bohr")["stress"].values[0]
+    np.testing.assert_allclose(ours, data["stress"].values[0] * 27.211386245988 / 0.529177210903**3, rtol=1e-6)
+    both = xyz(tmp_path / "b.xyz", water(more=f' Lattice="4 0 0 0 4 0 0 0 5" pbc="T T T" {told} '
+                                              'stress="1 0 0 0 1 0 0 0 1"'))
+    np.testing.assert_allclose(look(both)["stress"].values[0], [1, 1, 1, 0, 0, 0])
+    np.testing.assert_allclose(look(both, virial="virial")["stress"].values[0], data["stress"].values[0])
+    with pytest.raises(InputError, match="they say the same"):
+        look(both, virial="virial", stress="stress")
+
+
 def test_a_box_that_is_not_periodic_is_no_cell(tmp_path: Path) -> None:
     box = 'Lattice="9 0 0 0 9 0 0 0 9"'
     path = xyz(tmp_path / "a.xyz", water(more=f'{box} pbc="F F F"'))

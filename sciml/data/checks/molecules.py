@@ -90,6 +90,7 @@ def check(store: Store) -> Iterator[Finding]:
     for key, tally in seen.tallies.items():
         if tally.count:
             yield Finding(tally.level, key.split(" ")[0], f"{tally.count}, first {tally.first}", tally.expected, _MEND)
+    yield from _elements(store, seen)
     yield from _isolated(store, seen)
     yield from _energies(store, seen)
     yield from _identities(store, seen)
@@ -216,6 +217,19 @@ def _stress(store: Store, tallies: dict[str, Tally]) -> None:
     given = np.isfinite(lazy["stress"].values).any(1)
     bulk = (lazy["periodic"].values != 0).all(1) if "periodic" in lazy else np.zeros(len(given), bool)
     tallies["stress"].add(given & ~bulk, lambda i: f"configuration {i}")
+
+
+def _elements(store: Store, seen: Seen) -> Iterator[Finding]:
+    """Elements that no training configuration has: a potential can't learn of them, and refuses them."""
+    members = store.members("element")
+    there = {name: seen.composition[[b.group for b in store.meta.splits.of(name) if b.group < len(seen.composition)]]
+             .any(0) for name in SPLITS}
+    for name in SPLITS[1:]:
+        strange = [members[i] for i in np.flatnonzero(there[name] & ~there["train"])]
+        if strange and there["train"].any():
+            yield Finding("warning", f"splits.{name}", f"{', '.join(strange)}, which no training configuration has",
+                          "elements that training has", "move configurations with them to the training split, or leave "
+                          "them out (select)")
 
 
 def _isolated(store: Store, seen: Seen) -> Iterator[Finding]:

@@ -1,0 +1,62 @@
+"""Options that all readers of volumes take.
+
+    options:
+      modality: mri                                # name of the image; of several: images
+      images: {t1: "{subject}_t1.nii.gz", t2: t2}  # by modality: a folder, or a pattern of paths below the source's
+      folder labels: "{subject}_seg.nii.gz"               # likewise; a folder labels or labelsTr is found without
+      structures: [background, liver, tumour]      # by label value
+      ignore: 255                                  # a label value that says nothing
+      unit: HU                                     # of all images, or by modality: {ct: HU}
+      frames: groups                               # of 4-D images: subjects of their own; or names of modalities
+      orientation: RAS                             # what the axes point to, where the file doesn't say
+      brick: 32                                    # voxels an axis that are stored together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from sciml.data.bricks import BRICK
+from sciml.recipe import Section, validate
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+def _by_value(value: Any) -> Any:
+    """A mapping from label values to names as a list; values without a name are called after themselves."""
+    if not isinstance(value, Mapping):
+        return value
+    known = {int(number): str(name) for number, name in value.items()}
+    if not known or min(known) < 0 or max(known) > 65535:
+        raise ValueError("label values from 0 to 65535, each with a name")
+    return [known.get(number, "background" if number == 0 else f"label_{number}") for number in range(max(known) + 1)]
+
+
+class VolumeOptions(Section):
+    """See the module. select: start and stop by dimension."""
+
+    modality: Name = "image"
+    images: dict[Name, str] = Field(default_factory=dict)
+    labels: str | None = None
+    structures: Annotated[tuple[str, ...], BeforeValidator(_by_value)] = ()
+    ignore: int | None = None
+    unit: str | dict[str, str] = "1"
+    frames: Literal["groups"] | tuple[Name, ...] | None = None
+    orientation: str | None = None
+    brick: int = Field(default=BRICK, ge=4, le=128)
+    select: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+    def unit_of(self, modality: str) -> str:
+        return self.unit if isinstance(self.unit, str) else self.unit.get(modality, "1")
+
+
+OPTIONS = frozenset(VolumeOptions.model_fields) - {"select"}
+
+
+def volume_options(options: Mapping[str, Any], where: object, own: frozenset[str] = frozenset()) -> VolumeOptions:
+    """Validated options of a source; own: those of the reader itself, which it validates. Raises `InputError`."""
+    given = {key: value for key, value in options.items() if key not in own | {"format", "limits"}}
+    return validate(VolumeOptions, given, where=where)
