@@ -37,7 +37,8 @@ def alike(batches: Sequence[TokenBatch]) -> list[list[TokenBatch]]:
 
     >>> from sciml import tokens
     >>> def line(n: int) -> TokenBatch:
-    ...     return TokenBatch("doc", "doc", torch.zeros(1, n, 1), ("doc/u",), (tokens.space("x", torch.arange(float(n))),))
+    ...     axis = tokens.space("x", torch.arange(float(n)))
+    ...     return TokenBatch("doc", "doc", torch.zeros(1, n, 1), ("doc/u",), (axis,))
     >>> [len(group) for group in alike([line(3), line(3), line(4)])]
     [2, 1]
     """

@@ -138,9 +138,9 @@ class TokenBatch:
 
     values: ``(B, *lattice, C)`` normalised, finite everywhere. observed: bool, broadcastable to values (size 1 where
     shared), or None if all is observed; cells to be predicted are unobserved cells of the same lattice. channels: C
-    names ``domain/quantity``. targets: by head. num_segments: S. sources: one name per segment, for messages. kept: name
-    → ``(S, …)`` that the domain needs to make its answer of what the operator says, and the operator doesn't see (the
-    scale of one image, a measurement).
+    names ``domain/quantity``. targets: by head. num_segments: S. sources: one name per segment, for messages. kept:
+    name → ``(S, …)`` that the domain needs to make its answer of what the operator says, and the operator doesn't see
+    (the scale of one image, a measurement).
     """
 
     domain: str

@@ -93,7 +93,7 @@ def demo(domains: str, out: Path, stores: Path, smallest: bool) -> None:
             raise click.exceptions.Exit(code)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows = summary(out)
-    console.table(rows, title="What came out (test splits; better is a ratio below 1, for bits per spike and Dice above)")
+    console.table(rows, title="What came out (test splits; better: a ratio below 1, of bits per spike and Dice above)")
     click.echo(f"{time.perf_counter() - began:.0f} s, {peak:.1f} GiB; open {out / 'report.html'}")
     store = stores / f"{(DATA | ALONE)['fields' if domains == 'all' else domains]}.zarr"
     console.next_command(f"sciml rollout {out} --from {store} -o {out / 'rollout.zarr'} --steps 50")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sciml.losses import Segments
@@ -14,7 +13,7 @@ SMOOTH = 1.0
 
 
 def soft_dice(p: Tensor, value: Tensor, mask: Tensor, segments: Segments | None = None) -> Tensor:
-    """``(B,)`` or ``(S,)``: mean over the classes (last dimension) of ``1 − (2 Σ p v + 1) / (Σ p + Σ v + 1)``, sums over
+    """``(B,)`` or ``(S,)``: mean over classes (last dimension) of ``1 − (2 Σ p v + 1) / (Σ p + Σ v + 1)``, sums over
     the cells that count. 0 where nothing does.
 
     Source: Milletari, Navab, Ahmadi, "V-Net", 2016, with sums instead of sums of squares.
@@ -40,8 +39,8 @@ def mean_over_cells(cells: Tensor, mask: Tensor, segments: Segments | None) -> T
 
 
 def loss(prediction: Tensor, value: Tensor, mask: Tensor, segments: Segments | None = None) -> Tensor:
-    """``(B,)`` or ``(S,)``; prediction: logits ``(B, *lattice, classes)`` of a softmax, value: one-hot, mask: one flag per
-    cell."""
+    """``(B,)`` or ``(S,)``; prediction: logits ``(B, *lattice, classes)`` of a softmax, value: one-hot, mask: one flag
+    per cell."""
     log_p = prediction.log_softmax(-1)
     entropy = mean_over_cells(-(value * log_p).sum(-1, keepdim=True), mask, segments)
     return entropy + soft_dice(log_p.exp()[..., 1:], value[..., 1:], mask[..., :1], segments)

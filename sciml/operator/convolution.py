@@ -20,8 +20,8 @@ EPSILON = 1e-5
 class Convolution(nn.Module):
     """Leaky ReLU of the instance norm of a 3×3×3 convolution with zeros around: ``(B, c, X, Y, Z) → (B, c', X, Y, Z)``.
 
-    Its weights are kept as the matrix ``(c', 27 c)`` that Muon makes orthogonal steps of: a network of such kernels
-    learns hippocampus segmentation in a third of the updates that AdamW needs (docs/design/0024).
+    Its weights are kept as the matrix ``(c', 27 c)`` that Muon makes orthogonal steps of: after 330 updates hippocampi
+    are segmented at Dice .83, with AdamW on the kernels at .78 (docs/design/0023).
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -33,6 +33,24 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel_matrix.view(-1, x.shape[1], TAPS, TAPS, TAPS)
         return activate(F.conv3d(x, kernel, padding=TAPS // 2), self.gain, self.shift)
+
+
+class Narrow(nn.Module):
+    """A linear map of channels, ``(B, c, X, Y, Z) → (B, c', X, Y, Z)``."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.kernel_matrix = nn.Parameter(torch.randn(width_out, width_in) / width_in**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv3d(x, self.kernel_matrix[..., None, None, None])
+
+
+def repeat(x: Tensor, step: Sequence[int]) -> Tensor:
+    """``(B, c, X, Y, Z)`` with every cell repeated `step` times along each axis; axes that it doesn't name stay."""
+    if max(step) == 1:
+        return x
+    return F.interpolate(x, scale_factor=[*map(float, step), *[1.0] * (3 - len(step))], mode="nearest")
 
 
 def activate(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
@@ -81,4 +99,4 @@ def refuse_axes(axes: Sequence[Axis], where: str) -> None:
     bad = [axis.name for axis in axes if axis.kind == "set" or axis.causal or axis.segment is not None]
     if bad or not 1 <= len(axes) <= 3:
         raise InputError(where, key="stem", found=f"convolution over {', '.join(axis.name for axis in axes)}",
-                         expected="one to three axes of space or of time that looks both ways", fix="use the stem patch")
+                         expected="one to three axes of space, or of time that is not causal", fix="use the stem patch")

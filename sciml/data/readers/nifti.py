@@ -99,7 +99,7 @@ def scans(path: str, options: VolumeOptions, limits: Limits) -> list[NiftiScan]:
 
     Raises `InputError` for a header that is damaged, lies about sizes or says too little, and for 4-D images otherwise.
     """
-    header, packed = _header(str(local(path)), path)
+    header, packed = header_of(str(local(path)), path)
     shape = tuple(int(n) for n in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -122,7 +122,7 @@ def scans(path: str, options: VolumeOptions, limits: Limits) -> list[NiftiScan]:
     return [NiftiScan(stream, grid, affine, slope, intercept, notes, frame) for frame in range(frames)]
 
 
-def _header(file: str, path: str) -> tuple[Any, int | None]:
+def header_of(file: str, path: str) -> tuple[Any, int | None]:
     """nibabel's header, and 0 if the file is one gzip stream."""
     nibabel = library("nibabel", path)
     block = head_of(file, 540)

@@ -55,14 +55,9 @@ def changed(arrays: Mapping[str, np.ndarray], affine: np.ndarray, window: Sequen
     config = validate(AugmentConfig, dict(options), where="domains.volumes.patches.augment")
     shape = next(iter(arrays.values())).shape
     moved = geometry.shifted(affine, [(n - size) / 2 for n, size in zip(shape, window)])
-    places = drawn_places(shape, tuple(window), affine, rng, config)
-    made = {}
-    for name, array in arrays.items():
-        if name == LABEL:
-            made[name] = take_label(array, places)
-        else:
-            made[name] = renumbered(take(array[None], places)[0].numpy(), rng, config).astype(array.dtype)
-    return made, moved
+    drawn = taken(arrays, drawn_places(shape, tuple(window), affine, rng, config))
+    return {name: array if name == LABEL else renumbered(array, rng, config).astype(array.dtype)
+            for name, array in drawn.items()}, moved
 
 
 def drawn_places(shape: Sequence[int], window: Sequence[int], affine: np.ndarray, rng: np.random.Generator,
@@ -99,7 +94,7 @@ def rotation(angles: np.ndarray, thick: Sequence[bool]) -> np.ndarray:
 
 
 def smooth(size: Sequence[int], cell: Sequence[float], channels: int, rng: np.random.Generator) -> Tensor:
-    """``(channels, *size)`` of about unit variance: random numbers every `cell` voxels, with cubic B-splines between."""
+    """``(channels, *size)`` of about unit variance: random numbers every `cell` voxels, cubic B-splines between."""
     field = torch.from_numpy(rng.standard_normal((channels, *(int(n / c) + 4 for n, c in zip(size, cell))))).float()
     for axis, (n, c) in enumerate(zip(size, cell)):
         basis = torch.from_numpy(splines(n, c)).float()
@@ -108,7 +103,7 @@ def smooth(size: Sequence[int], cell: Sequence[float], channels: int, rng: np.ra
 
 
 def splines(size: int, cell: float) -> np.ndarray:
-    """``(size, knots)`` cubic B-splines at every voxel, scaled so that sums of unit normals have about unit variance."""
+    """``(size, knots)`` cubic B-splines at every voxel, scaled so that sums of unit normals have unit variance."""
     place = np.arange(size)[:, None] / cell + 1 - np.arange(int(size / cell) + 4)[None]
     far = np.abs(place)
     basis = np.where(far < 1, 2 / 3 - far**2 + far**3 / 2, np.clip(2 - far, 0, None) ** 3 / 6)
@@ -116,23 +111,34 @@ def splines(size: int, cell: float) -> np.ndarray:
     return scaled
 
 
-def take(arrays: np.ndarray, places: Tensor) -> Tensor:
-    """``(n, i, j, k)`` at the places, linear among the neighbours that are known; NaN where those share less than half
-    of the weight."""
-    seen = np.isfinite(arrays)
-    both = torch.from_numpy(np.concatenate([np.where(seen, arrays, 0), seen]).astype(np.float32))
-    values, shares = sampled(both, places).chunk(2)
-    return torch.where(shares > 0.5, values / shares.clamp_min(0.5), torch.nan)
+def taken(arrays: Mapping[str, np.ndarray], places: Tensor) -> dict[str, np.ndarray]:
+    """Arrays ``(i, j, k)`` at the places, all in one pass. Images are linear among neighbours that are known, NaN where
+    those share less than half of the weight; a label is the value with the largest share, NaN where that is of what
+    isn't known."""
+    values = {name: np.unique(array[np.isfinite(array)]) for name, array in arrays.items() if name == LABEL}
+    planes: list[np.ndarray] = []
+    for name, array in arrays.items():
+        seen = np.isfinite(array)
+        planes += [array == value for value in values[name]] if name in values else [np.where(seen, array, 0), seen]
+    rows = iter(sampled(torch.from_numpy(np.stack(planes, dtype=np.float32, casting="unsafe")), places).numpy()
+                if planes else ())
+    made = {}
+    for name, array in arrays.items():
+        if name in values:
+            made[name] = largest([next(rows) for _ in values[name]], values[name], tuple(places.shape[1:]))
+        else:
+            total, share = next(rows), next(rows)
+            made[name] = np.where(share > 0.5, total / np.maximum(share, 0.5), np.nan)
+        made[name] = made[name].astype(array.dtype)
+    return made
 
 
-def take_label(label: np.ndarray, places: Tensor) -> np.ndarray:
-    """The value with the largest linear share, NaN where that is of what isn't known."""
-    values = np.unique(label[np.isfinite(label)])
-    if not len(values):
-        return np.full(places.shape[1:], np.nan, label.dtype)
-    shares = sampled(torch.from_numpy(np.stack([label == value for value in values]).astype(np.float32)), places)
-    unknown = 1 - shares.sum(0, keepdim=True)
-    found: np.ndarray = np.append(values, np.nan)[torch.cat([shares, unknown]).argmax(0).numpy()].astype(label.dtype)
+def largest(shares: Sequence[np.ndarray], values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The value with the largest share of each place, NaN where what is missing to one is larger."""
+    found, most = np.full(shape, np.nan), 1 - sum(shares, np.zeros(shape))
+    for value, share in zip(values, shares, strict=True):
+        found[share > most] = value
+        most = np.maximum(most, share)
     return found
 
 

@@ -29,9 +29,11 @@ class TaskConfig(Section):
 
 
 class PatchConfig(Section):
-    """What training draws. per_volume: patches of each volume an epoch; foreground: share of them that are centred on a
-    labelled structure, each structure as often; augment: options of `sciml.domains.volumes.augment`, null for none."""
+    """What training draws. size: voxels (x, y, z) of a patch on the tokens' grid (null: the window's); per_volume:
+    patches of each volume an epoch; foreground: share of them that are centred on a labelled structure, each structure
+    as often; augment: options of `sciml.domains.volumes.augment`, null for none."""
 
+    size: tuple[int, int, int] | None = None
     per_volume: int = Field(default=1, ge=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
     augment: dict[str, Any] | None = Field(default_factory=dict)
@@ -53,8 +55,8 @@ class IntensityConfig(Section):
 
 
 class VolumesConfig(Section):
-    """window: voxels (x, y, z) of a training patch, and of a window where a volume is larger; windows `overlap` by that
-    share, and are also answered flipped along `mirrors`. spacing_mm: the grid that tokens are made on (null: the
+    """window: voxels (x, y, z) that are answered at once; where a volume is larger, windows `overlap` by that share at
+    least. They are also answered flipped along `mirrors`. spacing_mm: the grid that tokens are made on (null: the
     image's own; positions are in mm in either case). reference_mm: the reference length. patch: voxels along an axis
     that make one token. stem: a name in ``sciml.operator.stems``.
     """
@@ -70,12 +72,18 @@ class VolumesConfig(Section):
     intensity: IntensityConfig = IntensityConfig()
     patches: PatchConfig = PatchConfig()
 
-    @field_validator("window")
+    @field_validator("window", "patches")
     @classmethod
-    def _positive(cls, window: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(window) < 1:
-            raise ValueError("window: at least one voxel along each axis")
-        return window
+    def _positive(cls, given: Any) -> Any:
+        size = given.size if isinstance(given, PatchConfig) else given
+        if size is not None and min(size) < 1:
+            raise ValueError("at least one voxel along each axis")
+        return given
+
+    @property
+    def drawn(self) -> tuple[int, int, int]:
+        """Voxels of a training patch."""
+        return self.patches.size or self.window
 
     @field_validator("spacing_mm")
     @classmethod

@@ -25,20 +25,22 @@ KINDS: Mapping[str, tuple[str, Callable[..., simulate.Measured]]] = {
     "noise": ("identity", simulate.noisy), "blur": ("blur", simulate.blurred), "scan": ("fourier", simulate.scanned),
     "projections": ("radon", simulate.projected)}
 """What was done to an image: the name of its observation, and how it is simulated."""
-BACK_PROJECTED = 30
-"""Steps of least squares from nothing that a reconstruction from projections starts from."""
+FIRST = {"scan": 8, "projections": 30}
+"""Steps of least squares that a reconstruction starts with: from the adjoint, of projections from nothing."""
 
 
 @dataclass(frozen=True)
 class Start:
     """In link space, ``(B or 1, …)``. image: what the measurement gives at once (the noisy or zero-filled image);
-    scale: of the measurement's units in link space; step: of gradient descent."""
+    scale: of the measurement's units in link space; step: of gradient descent; error: about the size of what the image
+    misses, where that can be told."""
 
     observation: Observation
     measurement: Tensor
     image: Tensor
     scale: float
     step: float
+    error: float = 1.0
 
 
 def simulated(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str, Any],
@@ -102,10 +104,25 @@ def start_of(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str,
     size = step / (float(norm(observation, image).max()) * 1.05) ** 2
     if kind == "projections":
         scale = simulate.WATER_PER_MM
-        image = least_squares(observation, y, torch.zeros_like(image), BACK_PROJECTED, size)
+        image = least_squares(observation, y, torch.zeros_like(image), FIRST[kind], size)
     else:
+        image = least_squares(observation, y, image, FIRST.get(kind, 0), size)
         scale = float(np.percentile(image.abs().numpy(), 99)) or 1.0
-    return Start(observation, y / scale, image / scale, scale, size)
+    missed = noise_level(image) / scale if kind in ("noise", "scan") else 1.0
+    return Start(observation, y / scale, image / scale, scale, size, missed or 1.0)
+
+
+def noise_level(image: Tensor) -> float:
+    """Standard deviation of white (real) noise in a ``(1, X, Y, Z)`` image, from the median size of its finest details
+    (Donoho & Johnstone, Biometrika 81, 425, 1994): differences of neighbours along every axis, one after the other.
+
+    >>> round(noise_level(torch.randn(1, 30, 30, 30, generator=torch.Generator().manual_seed(0))), 1)
+    1.0
+    """
+    axes = [dim for dim in range(1, image.ndim) if image.shape[dim] > 1]
+    for dim in axes:
+        image = image.diff(dim=dim)
+    return float(image.abs().median() / 0.6745 / 2 ** (len(axes) / 2))
 
 
 def options_of(kind: str, options: Mapping[str, Any], lattice: Sequence[int], mm: Sequence[float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sciml.data import affines, bricks
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
-from sciml.domains.volumes.augment import changed
+from sciml.domains.volumes.augment import LABEL, changed
 from sciml.domains.volumes.config import Known, VolumesConfig
 from sciml.domains.volumes.encode import DOMAIN, intensity
 from sciml.errors import InputError
@@ -21,7 +21,6 @@ from sciml.errors import InputError
 if TYPE_CHECKING:
     from sciml.domains.volumes.tasks import Task
 
-LABEL = "label"
 MARGIN = 0.15
 """What a patch is larger by on each side before it is augmented, as a share of the window."""
 MOST_PLACES = 512
@@ -112,7 +111,7 @@ class Whole(Sequence[xr.Dataset]):
 
 @dataclass(frozen=True)
 class Patches:
-    """Boxes of the size of the window, drawn around structures or anywhere, augmented; NaN beyond the volume."""
+    """Boxes of one size, drawn around structures or anywhere, augmented; NaN beyond the volume."""
 
     subjects: Subjects
     members: tuple[int, ...]
@@ -125,7 +124,7 @@ class Patches:
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         group, config = self.members[index % len(self.members)], self.subjects.config
         affine = bricks.affine(self.subjects.store, group)
-        window = in_order(config.window, affine)
+        window = in_order(config.drawn, affine)
         arrays, affine = self._box(group, affine, rng)
         if config.spacing_mm is not None:
             arrays, affine = resampled(arrays, affine, in_order(config.spacing_mm, affine))
@@ -140,7 +139,7 @@ class Patches:
              rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The file's voxels around the centre of a patch, a little more than the window."""
         subjects, config = self.subjects, self.subjects.config
-        size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.window, affine), float)
+        size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.drawn, affine), float)
         if config.spacing_mm is not None:
             wide *= np.array(in_order(config.spacing_mm, affine)) / affines.spacing(affine)
         reach = np.ceil(wide * (0.5 + (MARGIN if self.augmented is not None else 0.0))).astype(int)

@@ -1,4 +1,4 @@
-"""The convolution stem: features at full resolution and, for each factor of two down to the tokens, at a coarser one."""
+"""The convolution stem: features at every resolution from the cells' to the tokens'."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from torch import Tensor, nn
 
 from sciml.operator.config import OperatorConfig
 from sciml.operator.convolution import (
-    TAPS, Convolution, activate, channels_first, channels_last, refuse_axes, scales, strides)
+    TAPS,
+    Convolution,
+    Narrow,
+    activate,
+    channels_first,
+    channels_last,
+    refuse_axes,
+    scales,
+    strides,
+)
 from sciml.operator.lattice import coarsen
 from sciml.operator.named import NamedRows, NamedTables
-from sciml.operator.patch import Merge
 from sciml.tokens import Axis, TokenBatch, TokenSpec
 
 
 class ConvolutionStem(nn.Module):
-    """Two convolutions at every resolution finer than the tokens', `stem_width` channels at the finest and twice as
-    many at each coarser one, maxima of cells between them, and a merge into tokens.
+    """Two convolutions at every resolution from the cells' to the tokens', `stem_width` channels at the finest and
+    twice as many at each coarser one, maxima of cells between them; a linear map makes tokens.
 
     The first kernel is a sum over named channels: 27 taps for their values and 27 for where they were not observed. On
     a lattice of fewer than three axes, or one that is a single cell thick, the taps in the plane act.
@@ -27,7 +35,7 @@ class ConvolutionStem(nn.Module):
 
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
         super().__init__()
-        widths = [config.stem_width * 2**i for i in range(scales(spec.patch))]
+        widths = [config.stem_width * 2**i for i in range(1 + scales(spec.patch))]
         taps = config.stem_width * TAPS**3
         self.values = NamedRows(spec.channels, taps, std=0.2)
         self.missing = NamedRows(spec.channels, taps, std=0.2)
@@ -37,7 +45,7 @@ class ConvolutionStem(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Sequential(*([Convolution(before, width)] if i else []), Convolution(width, width))
             for i, (before, width) in enumerate(zip([0, *widths], widths)))
-        self.merge = Merge(widths[-1], config.levels[0].width)
+        self.tokens = Narrow(widths[-1], config.levels[0].width)
         self.identities = NamedTables(config.levels[0].width)
 
     def extend(self, spec: TokenSpec) -> None:
@@ -55,14 +63,14 @@ class ConvolutionStem(nn.Module):
         The lattice must be a multiple of `sizes`. Raises `InputError` for axes without an order, causal or packed ones.
         """
         refuse_axes(batch.axes, batch.domain)
-        rank, steps = len(sizes), strides(sizes, len(self.convolutions))
+        rank, steps = len(sizes), strides(sizes, len(self.convolutions) - 1)
         x, fine = self._first(batch), []
         for convolution, step in zip(self.convolutions, [None, *steps]):
-            if step is not None and max(step) > 1:
+            if step is not None:
                 x = F.max_pool3d(x, [*step, *[1] * (3 - rank)])
             x = convolution(x)
             fine.append(x)
-        return self.merge(channels_last(x, rank), steps[-1]), tuple(fine)
+        return channels_last(self.tokens(x), rank), tuple(fine)
 
     def _first(self, batch: TokenBatch) -> Tensor:
         inputs, taps = [batch.values], [self.values(batch.channels)]

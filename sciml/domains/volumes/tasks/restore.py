@@ -50,14 +50,13 @@ class RestoreConfig(Section):
     modality: str = ""
     imaginary: str = ""
     head: str = "refined"
-    objective: str = "mse"
+    objective: str = "relative_l2"
 
 
 @dataclass(frozen=True)
 class Restore:
     """Images over the 99th percentile of what the measurement gives at once (a CT: attenuation over that of water).
-    Floor: as many steps of gradient descent on the likelihood alone, of one step the noisy or zero-filled image
-    itself."""
+    Floor: the noisy image, else least squares by as many steps of gradient descent without the operator."""
 
     config: RestoreConfig = field(default_factory=RestoreConfig)
     modality: str = ""
@@ -74,7 +73,7 @@ class Restore:
 
     @property
     def baseline_name(self) -> str:
-        return "least squares" if self.config.cascades > 1 else "noisy image, or zero-filled"
+        return "noisy image" if self.config.measurement == "noise" else "least squares"
 
     @classmethod
     def create(cls, options: Mapping[str, Any]) -> Self:
@@ -86,7 +85,7 @@ class Restore:
         return (real, f"{real}.imaginary") if self.config.measurement == "scan" else (real,)
 
     def fit(self, store: Store, known: Known) -> Self:
-        """The size of what the baseline misses in a few training volumes."""
+        """The size of what the baseline misses in a few training volumes, over `Start.error`."""
         modality = self.config.modality or next(iter(known.modalities))
         absent = {modality, self.config.imaginary} - {*known.modalities, ""}
         if absent:
@@ -103,7 +102,7 @@ class Restore:
             start, steps = made._start(given), self.config.cascades if self.config.cascades > 1 else 0
             base = least_squares(start.observation, start.measurement, start.image, steps, start.step)
             gap = (made._truth(given) / start.scale - base.numpy()[0])[np.isfinite(given[modality].values)]
-            squares.append(np.mean(np.abs(gap) ** 2) / len(made.channels))
+            squares.append(np.mean(np.abs(gap / start.error) ** 2) / len(made.channels))
         return replace(made, residual=float(np.sqrt(np.mean(squares))) or 1.0)
 
     def floor(self) -> Self:
@@ -145,7 +144,7 @@ class Restore:
             kept={**{name: value for name, value in plain.batch.kept.items() if name != INTENSITY},
                   **cascade.kept_of(start.observation, start.measurement, start.step),
                   LEFT: torch.tensor([self.config.cascades]), SCALE: torch.tensor([hounsfield], dtype=torch.float64)})
-        batch = cascade.asked(batch, HEAD, start.observation, self.config.cascades, self.residual)
+        batch = cascade.asked(batch, HEAD, start.observation, self.config.cascades, self.residual * start.error)
         if self.config.cascades == 1:
             return batch
         return replace(batch, conditions=cascade.told(batch, HEAD, start.observation, 0.0).conditions)

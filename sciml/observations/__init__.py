@@ -1,0 +1,1 @@
+"""How an image was measured: linear operators with an adjoint. One module per kind, found by name."""
