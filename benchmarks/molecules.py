@@ -13,7 +13,8 @@ who wins. All is selected on validation; the test split is read once per model. 
 - modes: geometric, Cartesian with random rotations, Cartesian with frame averaging; error and rotation error.
 - qm9: U0 (a sum) and HOMO (a mean), a model per property, 10 000 molecules.
 - speed: a step of molecular dynamics, and packed batches beside padded ones (`benchmarks/molecules_speed.py`).
-- physics: the conservation card of the long ethanol model.
+- physics: the conservation card of the long ethanol model. md: dynamics of the long AcAc model beside the test frames
+  (`benchmarks/molecules_md.py`).
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ from sciml.report.machine import gemm_gflops
 
 peers = load_script(Path(__file__).with_name("molecules_peers.py"))
 speed = load_script(Path(__file__).with_name("molecules_speed.py"))
+motion = load_script(Path(__file__).with_name("molecules_md.py"))
 summary = load_script(Path(__file__).with_name("molecules_summary.py")).summary
 
-PARTS = ("long", "peers", "modes", "qm9", "speed", "physics")
-SECONDS = {"long": 900.0, "peers": 240.0, "modes": 120.0, "qm9": 180.0, "turns": 100.0, "nve_ps": 20.0}
-"""CPU seconds; of `speed` the number of turns, of `physics` the picoseconds at constant energy."""
+PARTS = ("long", "peers", "modes", "qm9", "speed", "physics", "md")
+SECONDS = {"long": 900.0, "peers": 240.0, "modes": 120.0, "qm9": 180.0, "turns": 100.0, "nve_ps": 20.0,
+           "md_ps": 2.0}
+"""CPU seconds; of `speed` the number of turns, of `physics` and `md` picoseconds of dynamics."""
 DATA = ("acac", "ethanol")
 KINDS = ("schnet", "visnet", "mace")
 RUNS = Path("runs/bench_molecules")
@@ -104,6 +107,9 @@ def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
                 compare(bench, f"qm9/{name}", recipe, ("schnet",), plan.seconds["qm9"], 1)
         elif part == "speed":
             measure_speed(bench, int(plan.seconds["turns"]))
+        elif part == "md":
+            if not bench.has("acac/md/temperature", "thermostat"):
+                motion.measure_motion(bench, runs / "acac", store_of("acac"), plan.seconds["md_ps"])
         else:
             measure_physics(bench, runs / "ethanol", plan.seconds["nve_ps"])
     console.table(summary(bench.results), title="bars of issue 5")
@@ -261,7 +267,7 @@ def measure_speed(bench: Bench, turns: int) -> None:
     adapter: Any = predictor.adapter("molecules")
     if not bench.has("ethanol/speed/md_step_of_32", "schnet_default"):
         speed.measure_dynamics(bench, predictor, adapter.starts(store, "test")[0], turns)
-    if not bench.has("mixed/18_to_90/atoms", "padded"):
+    if not bench.has("mixed/9_and_45/atoms", "padded"):
         qm9 = store_of("qm9")
         sizes = qm9.rows("atom")[[block.group for block in qm9.meta.splits.test]]
         speed.measure_packing(bench, predictor, sizes, turns)

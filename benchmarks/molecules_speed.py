@@ -22,7 +22,7 @@ from sciml.packing import collate
 from sciml.predictor import Predictor, forward
 from sciml.report.bench import Bench, Row
 from sciml.tokens import TokenBatch
-from sciml.traced import compile_forward
+from sciml.traced import compile_forward, record
 
 peers = load_script(Path(__file__).with_name("molecules_peers.py"))
 Run = Callable[[], object]
@@ -69,9 +69,33 @@ def bare_schnet(size: str, numbers: Tensor, pos: Tensor, segment: Tensor) -> Run
     return run
 
 
+class Total(nn.Module):
+    """SchNet's sum over the atoms of one molecule, without asking the batch how many there are."""
+
+    def forward(self, x: Tensor, batch: Tensor, dim: int = 0) -> Tensor:
+        return x.sum(dim, keepdim=True)
+
+
+def compiled_schnet(size: str, numbers: Tensor, pos: Tensor, segment: Tensor) -> Run:
+    """The same of one molecule as a program recorded and compiled as ours are."""
+    net: Any = peers.schnet(*peers.SIZES[size]).eval()
+    net.interaction_graph = Given(peers.pairs(pos, segment, peers.CUTOFFS["schnet"])[0])
+    net.readout = Total()
+
+    def forces(place: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            leaf = place.detach().requires_grad_()
+            slope, = torch.autograd.grad(net(numbers, leaf, segment).sum(), leaf)
+        return [-slope]
+
+    program = record(forces, (pos,))
+    return lambda: program(pos)
+
+
 def measure_dynamics(bench: Bench, predictor: Predictor, sample: xr.Dataset, turns: int) -> None:
     """ms of energy and forces of one ethanol and of 32 at once, eager and compiled (``calculator(…, compile=True)``);
-    `handle` is what an ASE calculator pays. SchNet runs eagerly: torch doesn't compile what is differentiated."""
+    `handle` is what an ASE calculator pays. SchNet runs eagerly, as torch-geometric has it, and of one molecule also
+    compiled by our own recorder: torch doesn't compile what is differentiated."""
     adapter: Any = predictor.adapter("molecules")
     for replicas in REPLICAS:
         packed = pack(predictor, [sample] * replicas)
@@ -84,6 +108,9 @@ def measure_dynamics(bench: Bench, predictor: Predictor, sample: xr.Dataset, tur
             "handle": lambda packed=packed: at(predictor, packed, packed.position)}  # type: ignore[misc]
         runs |= {f"schnet_{size}": bare_schnet(size, numbers, packed.position.float(), packed.segment)
                  for size in peers.SIZES}
+        if replicas == 1:
+            runs |= {f"schnet_{size}_compiled": compiled_schnet(size, numbers, packed.position.float(), packed.segment)
+                     for size in peers.SIZES}
         taken = interleaved(runs, turns)
         for name, seconds in taken.items():
             for metric, own in (("md_step", "ours"), ("compiled_md_step", "compiled")):
@@ -137,9 +164,10 @@ def log_uniform(shortest: int) -> list[int]:
 
 
 def mixes(qm9_sizes: Sequence[int]) -> dict[str, list[int]]:
+    """Sizes of molecules of QM9; spread evenly over a factor of five; all alike but one that is five times as large."""
     rng = np.random.default_rng(0)
     return {"qm9": [int(n) for n in rng.choice(qm9_sizes, MOLECULES)], "5_to_25": log_uniform(5),
-            "18_to_90": log_uniform(18)}
+            "18_to_90": log_uniform(18), "9_and_45": [9] * (MOLECULES - 1) + [45]}
 
 
 def measure_packing(bench: Bench, predictor: Predictor, qm9_sizes: Sequence[int], turns: int) -> None:

@@ -56,7 +56,7 @@ def all_bars() -> list[Bar]:
     made += [Bar(f"{kind.replace('_', ' ')}, {n} ethanol", f"ethanol/speed/{kind}_of_{n}", f"schnet_{size}", ratio=0.5)
              for kind in ("md_step", "compiled_md_step") for n in (1, 32) for size in ("small", "default")]
     return [*made, *(Bar(f"packed training step, {mix}", f"mixed/{mix}/train_step", "padded", ratio=1 / 3)
-                     for mix in ("qm9", "5_to_25", "18_to_90"))]
+                     for mix in ("qm9", "5_to_25", "18_to_90", "9_and_45"))]
 
 
 def summary(results: Results) -> list[dict[str, Any]]:

@@ -7,12 +7,15 @@ Recipes of one operator: next bin (configs/s1.yaml), held-out units (s1_masked.y
 and penalties, the ridge's, the training step, the GRU's rate and dropout (each tried for a tenth of the budget). The
 test split is read once per seed. Peers: ``glm`` is the strongest that validation picks, with slow averages of every
 unit's past (of both sides for held-out units); ``glm_5_lags`` and ``glm_3_bins`` are plain ones of raw bins; ``gru``
-has 128 units and gets the CPU seconds that ours took.
+has 128 units and gets the CPU seconds that ours took. ``…_committee``: mean prediction of the models of all seeds.
 
 Few labels: the velocity decoder from 1, 5 and 10 % of the labelled training minutes (contiguous, its place drawn per
 seed), from scratch and from a checkpoint pretrained on unlabelled activity (hidden cells of the training split); both
 correct a ridge that is fitted to the same labels. The training step is chosen on the validation split, which has all
 its labels.
+
+SCIML_BENCH_PARTS: next, masked, centred, causal, few; SCIML_BENCH_SEEDS: how many seeds. What is done is written down
+seed by seed, and trainings go on after a stop, in ``runs/bench_spikes``.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,23 +52,16 @@ from sciml.evaluate import evaluate
 from sciml.predictor import Predictor
 from sciml.recipe import load_recipe
 from sciml.report.bench import Bench, Row
+from sciml.tokens import Outputs, TokenBatch
 
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(int(os.environ.get("SCIML_BENCH_SEEDS", "3"))))
 PARTS = os.environ.get("SCIML_BENCH_PARTS", "next,masked,centred,causal,few").split(",")
+RUNS = Path("runs/bench_spikes")
 STORE = Path("stores/s1.zarr")
 QUICK = ("domains.spikes.floor=smoothed",)
 """The GLMs are fitted once, here, not in every run."""
 SHARES = (0.01, 0.05, 0.1)
 GRU_RATES, GRU_DROPOUTS, GRU_WIDTH, GRU_STEPS, GRU_BATCH = (1e-3, 3e-3), (0.0, 0.3), 128, 128, 8
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Scores of one run on test, metric → value, the floor's, and the CPU seconds of training."""
-
-    ours: Mapping[str, float]
-    floor: Mapping[str, float]
-    seconds: float
 
 
 def run() -> Bench:
@@ -77,33 +73,46 @@ def run() -> Bench:
     if "masked" in PARTS:
         measure_masked(bench, store)
     for part in ("centred", "causal"):
-        if part in PARTS and not bench.has(f"s1/velocity_{part}/r2", "ridge"):
-            outcomes = measure(bench, store, f"velocity_{part}", f"s1_velocity_{part}", (), "r2")
-            ours, floor = [each.ours["r2"] for each in outcomes], outcomes[0].floor["r2"]
-            add(bench, f"velocity_{part}", "r2", ours, floor, "ridge")
+        if part in PARTS:
+            measure_velocity(bench, store, part)
     if "few" in PARTS:
         measure_few(bench, store)
     return bench
 
 
-def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str],
-            metric: str) -> list[Outcome]:
-    """A run per seed, and a row of the CPU seconds they took."""
-    outcomes = [train(recipe, seed, store, assigned, metric) for seed in SEEDS]
-    bench.add(Row(metric=f"s1/{name}/cpu_seconds", unit="s", ours=float(np.mean([o.seconds for o in outcomes]))))
-    return outcomes
+def measure(bench: Bench, store: Store, name: str, recipe: str, assigned: Sequence[str], metric: str) -> list[Row]:
+    """Rows of that metric on test, one per seed, beside the floor's, and the mean CPU seconds of training."""
+    made = []
+    for seed in SEEDS:
+        metrics = {key: f"s1/{name}/{key}_seed{seed}" for key in (metric, "cpu_seconds")}
+        if not bench.has(metrics[metric], "floor"):
+            predictor, seconds = train(recipe, seed, assigned)
+            ours, floor = scores(predictor, store)
+            click.echo(f"{recipe}, seed {seed}: {ours[metric]:.4f} ({metric}), floor {floor[metric]:.4f}, "
+                       f"{seconds:.0f} CPU s", err=True)
+            bench.add(Row(metric=metrics["cpu_seconds"], unit="s", ours=seconds))
+            bench.add(Row(metric=metrics[metric], unit=unit_of(metric), ours=ours[metric], peer=floor[metric],
+                          peer_name="floor"))
+        made += [row for row in bench.results.rows if row.metric == metrics[metric]]
+    mean = float(np.mean([seconds_of(bench, name, seed) for seed in SEEDS]))
+    bench.add(Row(metric=f"s1/{name}/cpu_seconds", unit="s", ours=mean))
+    return made
 
 
-def train(recipe: str, seed: int, store: Store, assigned: Sequence[str], metric: str) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = load_recipe(config(recipe), [f"seed={seed}", f"data.0.store={STORE}", *assigned])
-        began: list[float] = []
-        predictor = pretrain(chosen, Path(folder) / "run", listen=lambda _: began.append(time.process_time()))
-        seconds = time.process_time() - began[0]
-        found = scores(predictor, store)
-    click.echo(f"{recipe}, seed {seed}: {found[0][metric]:.4f} ({metric}), floor {found[1][metric]:.4f}, "
-               f"{seconds:.0f} CPU s", err=True)
-    return Outcome(*found, seconds)
+def seconds_of(bench: Bench, name: str, seed: int) -> float:
+    return next(row.ours for row in bench.results.rows if row.metric == f"s1/{name}/cpu_seconds_seed{seed}")
+
+
+def train(recipe: str, seed: int, assigned: Sequence[str]) -> tuple[Predictor, float]:
+    """What the recipe trains, or what it trained before, and the CPU seconds of its steps (0 if it did before)."""
+    chosen = load_recipe(config(recipe), [f"seed={seed}", f"data.0.store={STORE}", *assigned])
+    clock: list[tuple[int, float]] = []
+    predictor = pretrain(chosen, RUNS / f"{recipe}_{seed}",
+                         listen=lambda progress: clock.append((progress.step, time.process_time())))
+    if len(clock) < 2:
+        return predictor, 0.0
+    (first, began), (last, ended) = clock[0], clock[-1]
+    return predictor, (ended - began) / (last - first) * last  # a run that went on took as long per step before
 
 
 def scores(predictor: Predictor, store: Store) -> tuple[dict[str, float], dict[str, float]]:
@@ -111,34 +120,61 @@ def scores(predictor: Predictor, store: Store) -> tuple[dict[str, float], dict[s
     return {row.metric: row.value for row in rows}, {row.metric: row.baseline for row in rows}
 
 
+def unit_of(metric: str) -> str:
+    return "bit/spike" if metric == "bits_per_spike" else "1"
+
+
 def add(bench: Bench, name: str, metric: str, ours: Sequence[float], peer: float | None, peer_name: str | None) -> None:
-    unit = "bit/spike" if metric == "bits_per_spike" else "1"
+    unit = unit_of(metric)
     bench.add(Row(metric=f"s1/{name}/{metric}", unit=unit, ours=float(np.mean(ours)), peer=peer, peer_name=peer_name))
     bench.add(Row(metric=f"s1/{name}/{metric}_std", unit=unit, ours=float(np.std(ours))))
 
 
+class Committee(nn.Module):
+    """The mean of what several operators of the same specs say."""
+
+    def __init__(self, operators: Sequence[Any]) -> None:
+        super().__init__()
+        self.operators, self.specs = nn.ModuleList(operators), operators[0].specs
+
+    def forward(self, batch: TokenBatch, cache: None = None, second_order: bool = False) -> Outputs:
+        found = [operator(batch).heads for operator in self.operators]
+        return Outputs({head: torch.stack([each[head] for each in found]).mean(0) for head in found[0]})
+
+
+def measure_velocity(bench: Bench, store: Store, part: str) -> None:
+    """Decoders of each seed and of their committee, beside the ridge of the same bins."""
+    name, recipe = f"velocity_{part}", f"s1_velocity_{part}"
+    rows = measure(bench, store, name, recipe, (), "r2")
+    add(bench, name, "r2", [row.ours for row in rows], rows[0].peer, "ridge")
+    if len(SEEDS) > 1 and not bench.has(f"s1/{name}_committee/r2", "ridge"):
+        members = [train(recipe, seed, ())[0] for seed in SEEDS]
+        committee = Committee([member.operator for member in members])
+        ours, floor = scores(replace(members[0], operator=committee), store)  # type: ignore[arg-type]
+        bench.add(Row(metric=f"s1/{name}_committee/r2", unit="1", ours=ours["r2"], peer=floor["r2"], peer_name="ridge"))
+
+
 def measure_next(bench: Bench, store: Store) -> None:
     """The next bin, beside both GLMs and the GRU of the same seeds and seconds."""
-    if bench.has("s1/next_bin/bits_per_spike", "gru"):
-        return
-    outcomes = measure(bench, store, "next_bin", "s1", QUICK, "bits_per_spike")
-    ours = [each.ours["bits_per_spike"] for each in outcomes]
+    ours = [row.ours for row in measure(bench, store, "next_bin", "s1", QUICK, "bits_per_spike")]
+    for seed in SEEDS:
+        if not bench.has(f"s1/gru/bits_per_spike_seed{seed}"):
+            found = train_gru(seed, seconds_of(bench, "next_bin", seed))
+            click.echo(f"gru, seed {seed}: {found:.4f}", err=True)
+            bench.add(Row(metric=f"s1/gru/bits_per_spike_seed{seed}", unit="bit/spike", ours=found))
+    gru = [row.ours for row in bench.results.rows if row.metric.startswith("s1/gru/bits_per_spike_seed")]
     for name, bases in (("glm", FORWARD_BASES), ("glm_5_lags", (Basis(5, 0, 1.0),))):
-        add(bench, "next_bin", "bits_per_spike", ours, forward_glm(store, bases), name)
-    seconds = float(np.mean([each.seconds for each in outcomes]))
-    gru = [train_gru(seed, seconds) for seed in SEEDS]
-    click.echo(f"gru: {gru}", err=True)
+        if not bench.has("s1/next_bin/bits_per_spike", name):
+            add(bench, "next_bin", "bits_per_spike", ours, forward_glm(store, bases), name)
     add(bench, "next_bin", "bits_per_spike", ours, float(np.mean(gru)), "gru")
 
 
 def measure_masked(bench: Bench, store: Store) -> None:
     """13 units that are never seen, beside both GLMs that see all others on both sides."""
-    if bench.has("s1/held_out/bits_per_spike", "glm_3_bins"):
-        return
-    outcomes = measure(bench, store, "held_out", "s1_masked", QUICK, "bits_per_spike")
-    ours = [each.ours["bits_per_spike"] for each in outcomes]
+    ours = [row.ours for row in measure(bench, store, "held_out", "s1_masked", QUICK, "bits_per_spike")]
     for name, bases in (("glm", HELD_OUT_BASES), ("glm_3_bins", (Basis(3, 0, 1.0, both_sides=True),))):
-        add(bench, "held_out", "bits_per_spike", ours, held_out_glm(store, bases), name)
+        if not bench.has("s1/held_out/bits_per_spike", name):
+            add(bench, "held_out", "bits_per_spike", ours, held_out_glm(store, bases), name)
 
 
 @cache
@@ -149,7 +185,7 @@ def recording() -> tuple[Tensor, dict[str, Tensor]]:
     masks = {}
     for split in ("train", "validation", "test"):
         masks[split] = torch.zeros(len(counts), dtype=torch.bool)
-        for block in layout.blocks(split):  # type: ignore[arg-type]
+        for block in layout.blocks(split):
             masks[split][block.start:block.stop] = True
     return counts, masks
 
@@ -248,29 +284,29 @@ def gru_scores(model: GRU, z: Tensor, masks: Mapping[str, Tensor]) -> tuple[floa
 
 def measure_few(bench: Bench, store: Store) -> None:
     """R² of decoders from little labelled data, from scratch and from unlabelled activity."""
-    missing = [share for share in SHARES if not bench.has(f"s1/few_{percent(share)}/r2", "scratch")]
-    if not missing:
-        return
-    found: dict[tuple[float, str], list[float]] = {}
     for seed in SEEDS:
-        with tempfile.TemporaryDirectory() as folder:
-            base = Path(folder) / "unlabelled"
-            chosen = load_recipe(config("s1_unlabelled"), [f"seed={seed}", f"data.0.store={STORE}"])
-            pretrain(chosen, base)
-            for share in missing:
-                few = [f"domains.spikes.labelled={share}", f"domains.spikes.labelled_seed={seed}", f"seed={seed}"]
-                scratch = load_recipe(config("s1_few"), [f"data.0.store={STORE}", *few])
-                adapted = finetune(base, str(STORE), Path(folder) / f"tuned_{share}", assignments=assignments(few))
-                for name, predictor in (("scratch", pretrain(scratch, Path(folder) / f"scratch_{share}")),
-                                        ("pretrained", adapted)):
-                    ours, floor = scores(predictor, store)
-                    found.setdefault((share, name), []).append(ours["r2"])
-                    found.setdefault((share, "ridge"), []).append(floor["r2"])
-                    click.echo(f"{share:.0%} {name}, seed {seed}: {ours['r2']:.4f}, ridge {floor['r2']:.4f}", err=True)
-    for share in missing:
+        for share in SHARES:
+            row = f"s1/few_{percent(share)}/r2_seed{seed}"
+            if bench.has(row, "scratch"):
+                continue
+            train("s1_unlabelled", seed, ())
+            few = [f"domains.spikes.labelled={share}", f"domains.spikes.labelled_seed={seed}", f"seed={seed}"]
+            scratch = load_recipe(config("s1_few"), [f"data.0.store={STORE}", *few])
+            with tempfile.TemporaryDirectory() as folder:
+                tuned = finetune(RUNS / f"s1_unlabelled_{seed}", str(STORE), Path(folder) / "tuned",
+                                 assignments=assignments(few))
+                fresh = pretrain(scratch, Path(folder) / "scratch")
+            (ours, ridge), (alone, _) = scores(tuned, store), scores(fresh, store)
+            click.echo(f"{share:.0%}, seed {seed}: {ours['r2']:.4f}, scratch {alone['r2']:.4f}, ridge "
+                       f"{ridge['r2']:.4f}", err=True)
+            for peer, value in (("ridge", ridge["r2"]), ("scratch", alone["r2"])):
+                bench.add(Row(metric=row, unit="1", ours=ours["r2"], peer=value, peer_name=peer))
+    for share in SHARES:
         for peer in ("ridge", "scratch"):
-            add(bench, f"few_{percent(share)}", "r2", found[share, "pretrained"], float(np.mean(found[share, peer])),
-                peer)
+            rows = [row for row in bench.results.rows if row.peer_name == peer
+                    and row.metric.startswith(f"s1/few_{percent(share)}/r2_seed")]
+            add(bench, f"few_{percent(share)}", "r2", [row.ours for row in rows],
+                float(np.mean([row.peer for row in rows if row.peer is not None])), peer)
 
 
 def assignments(few: Sequence[str]) -> list[str]:

@@ -33,9 +33,18 @@ def form_of(batch: TokenBatch) -> tuple[Any, ...] | None:
         return None
     segment = batch.axes[batch.packed_axis].segment
     assert segment is not None
-    shapes = tuple(tuple(t.shape) for t in tensors_of(batch))
+    shapes = tuple((tuple(t.shape), t.dtype) for t in tensors_of(batch))
     return (batch.domain, batch.dataset, batch.channels, tuple(segment[0].bincount().tolist()), tuple(batch.targets),
             tuple(batch.conditions.vector), shapes, batch.values.dtype, str(batch.values.device))
+
+
+def recordable(batch: TokenBatch) -> tuple[Any, ...]:
+    """Its form. Raises `InputError` for a batch that no program can be made for."""
+    form = form_of(batch)
+    if form is None:
+        raise InputError(", ".join(batch.sources), key="compile", found="a periodic cell, or no packed samples",
+                         expected="molecules", fix="run it without compiling")
+    return form
 
 
 class TracedGradients:
@@ -109,20 +118,39 @@ def compile_forward(predictor: Predictor, example: TokenBatch) -> Predictor:
     the steps of molecular dynamics; others run as before. Raises `InputError` without a C++ compiler, and for an
     example that no program can be made for."""
     prepare_compiler("compile")
-    form = form_of(example)
-    if form is None:
-        raise InputError(example.sources, key="compile", found="a periodic cell, or no packed samples",
-                         expected="molecules", fix="run it without compiling")
+    form = recordable(example)
     program = TracedForward(predictor.adapter(example.domain), predictor.operator, example)
     kept = _kept(example)
 
+    place = example.axes[0].coord
+
     def fits(batch: TokenBatch) -> bool:
-        own = _kept(batch)
+        own, coord = _kept(batch), batch.axes[0].coord
+        if coord.dtype != place.dtype or coord.shape != place.shape:
+            return False  # compiled programs don't look at what they are given
         if len(own) == len(kept) and all(a is b for a, b in zip(own, kept)):  # as from step to step
             return batch.targets.keys() == example.targets.keys() and batch.axes[0].period is None
         return form_of(batch) == form and all(map(torch.equal, own, kept))
 
     return replace(predictor, compiled=lambda batch: program(batch.axes[0].coord.detach()) if fits(batch) else None)
+
+
+def compile_as_met(predictor: Predictor) -> Predictor:
+    """The same predictor that compiles a program when it meets a batch that its last one doesn't fit: one per sample of
+    a rollout. Raises `InputError` as `compile_forward` does, at the first batch."""
+    last: list[Callable[[TokenBatch], Outputs | None]] = []
+
+    def answer(batch: TokenBatch) -> Outputs:
+        found = last[0](batch) if last else None
+        if found is None:
+            made = compile_forward(predictor, batch).compiled
+            assert made is not None
+            last[:] = [made]
+            found = made(batch)
+        assert found is not None
+        return found
+
+    return replace(predictor, compiled=answer)
 
 
 def _kept(batch: TokenBatch) -> list[Tensor]:
@@ -137,9 +165,11 @@ def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...],
     time, seconds where inductor's cache is warm; needs a C++ compiler. Raises `InputError` where what is computed
     depends on the values, as it does where neighbours are looked for (large samples, a head of direct forces)."""
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils import _pytree as pytree
 
+    flat, form = pytree.tree_flatten(inputs)
     try:
-        graph = make_fx(compute)(*inputs)
+        graph = make_fx(lambda *given: compute(*pytree.tree_unflatten(list(given), form)))(*flat)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in DEPENDS_ON_VALUES):
             raise
@@ -148,8 +178,12 @@ def record(compute: Callable[..., list[Tensor]], inputs: tuple[Any, ...],
                          fix="run it without compiling (train.compile=false; compile=False)") from None
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    program: Callable[..., list[Tensor]] = torch.compile(graph, dynamic=False, backend=backend)
-    return program
+    program: Any = graph
+    if backend == "inductor":  # without guards on every weight, which take longer than a small molecule's forces
+        from torch import _inductor
+
+        program = _inductor.compile(graph, flat)
+    return lambda *given: list(program(*pytree.tree_leaves(given)))
 
 
 def tensors_of(batch: TokenBatch) -> list[Tensor]:

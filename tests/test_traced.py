@@ -67,6 +67,8 @@ def test_forms_tell_sizes_apart_and_know_no_cells(predictor: Predictor, molecule
     batch = batch_of(predictor, molecules, 0)
     periodic = replace(batch, axes=(replace(batch.axes[0], period=torch.eye(3)[None]),))
     assert form_of(periodic) is None
+    double = replace(batch, axes=(replace(batch.axes[0], coord=batch.axes[0].coord.double()),))
+    assert form_of(double) != form_of(batch)
     with pytest.raises(InputError, match=r"compile.*periodic cell"):
         compile_forward(predictor, periodic)
 

@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from sciml.data.readers._molecules_options import CHARGE, LENGTH, factor
 from sciml.domains.molecules.encode import check_places
 from sciml.handles.ase import result_of, sample_of, told
 from sciml.handles.atomic import atomic_energies
@@ -33,6 +34,9 @@ class PotentialCalculator(Calculator):
             self.implemented_properties.append("forces")
         if kinds == {"gradient"}:
             self.implemented_properties.append("stress")
+        self._units = _ase_units(self.members[0], self.datasets[0])
+        self.implemented_properties += [name for name, kind in molecules_of(self.members[0]).config.properties.items()
+                                        if (name, kind) in (("dipole", "dipole"), ("charges", "atoms"))]
         self._key: Key | None = None
         self._packed: list[Packed] = []
 
@@ -63,6 +67,10 @@ class PotentialCalculator(Calculator):
             self.results["energy_std"] = float(np.std([one.energy[0] for one in found], ddof=1))
             if forces is not None:
                 self.results["forces_std"] = forces.std(0, ddof=1)
+        for kind in ("dipoles", "atoms"):
+            for name in set.intersection(*(set(getattr(one, kind)) for one in found)):
+                mean = np.mean([getattr(one, kind)[name] for one in found], axis=0)
+                self.results[name] = mean[0] * self._units.get(name, 1.0) if kind == "dipoles" else mean
         if "energies" in properties:
             parts = [atomic_energies(m, p, position, cell) for m, p in zip(self.members, self._packed)]
             known = [part for part in parts if part is not None]
@@ -83,6 +91,15 @@ class PotentialCalculator(Calculator):
             cell = torch.from_numpy(np.asarray(sample_of(atoms, self.datasets[0])["cell"].values))[None]
         check_places(atoms.positions, None if cell is None else cell[0].numpy(), "atoms")
         return torch.from_numpy(atoms.positions.copy()), cell
+
+
+def _ase_units(member: Predictor, dataset: str) -> dict[str, float]:
+    """What the dipole that ASE knows by that name is multiplied by to be in e·Å."""
+    adapter = molecules_of(member)
+    if adapter.config.properties.get("dipole") != "dipole":
+        return {}
+    unit = adapter.known(dataset, "checkpoint").units["dipole"]
+    return {"dipole": factor(unit, f"{CHARGE}*{LENGTH}", where="checkpoint", key="dipole")}
 
 
 def _stack(found: Sequence[Evaluated], name: str) -> np.ndarray | None:

@@ -25,7 +25,8 @@ Source = Predictor | str | Path
 def calculator(checkpoint: Source, *, dataset: str | None = None, committee: Sequence[Source] = (),
                double: bool = False, compile: bool = False) -> Calculator:
     """An ASE calculator: energy, free_energy (the same), forces and, with three periodic directions, stress (eV/Å³,
-    Voigt, positive under tension); further properties of the checkpoint under their own names in ``results``.
+    Voigt, positive under tension); further properties of the checkpoint under their own names in ``results``, in the
+    units of their labels, but for a vector named ``dipole``, which is in e·Å as ASE has it.
 
     energies ``(n,)``: what the network adds up, plus each atom's element reference; they sum to the energy, but how it
     is divided among atoms has no meaning of its own. Charge and spin multiplicity are read from
@@ -46,8 +47,8 @@ def calculator(checkpoint: Source, *, dataset: str | None = None, committee: Seq
 def evaluate_many(checkpoint: Source, structures: Sequence[Atoms], *, dataset: str | None = None,
                   max_pairs: int = MAX_PAIRS) -> list[dict[str, Any]]:
     """Results of many structures, in their order: energy (eV), forces (eV/Å), stress where all directions are periodic,
-    further properties by name. Structures of any sizes are packed one after the other, none is padded; a batch has at
-    most about `max_pairs` pairs of atoms."""
+    further properties by name, in the units of their labels. Structures of any sizes are packed one after the other,
+    none is padded; a batch has at most about `max_pairs` pairs of atoms."""
     require_ase()
     predictor = opened(checkpoint)
     adapter = molecules_of(predictor)
@@ -61,7 +62,8 @@ def evaluate_many(checkpoint: Source, structures: Sequence[Atoms], *, dataset: s
             stop = start + sample.sizes["atom"]
             forces = None if found.forces is None else found.forces[start:stop]
             stress = found.stress[i] if found.stress is not None and bool(sample["periodic"].all()) else None
-            results.append(result_of({k: float(v[i]) for k, v in found.properties.items()}, forces, stress))
+            more = {k: v[i] for k, v in found.dipoles.items()} | {k: v[start:stop] for k, v in found.atoms.items()}
+            results.append(result_of({k: float(v[i]) for k, v in found.properties.items()}, forces, stress) | more)
             start = stop
     return results
 

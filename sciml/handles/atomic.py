@@ -37,11 +37,8 @@ def atomic_energies(predictor: Predictor, packed: Packed, position: Tensor, cell
     apart = replace(axis, segment=torch.arange(axis.size)[None])
     with torch.no_grad():
         rows = head(replace(given, geometry=Geometry((apart,)), batch=replace(given.batch, num_segments=axis.size)))
-    fit, ids = adapter.known(batch.dataset, "atoms"), batch.axes[0].ids
+    fit = adapter.known(batch.dataset, "atoms")
     energy = fit.scales["energy"] * rows[:, 0].double()
     if adapter.config.frames:  # the copies seen from several frames follow one another
         energy = energy.reshape(len(SIGNS), -1).mean(0)
-    assert ids is not None
-    own = dict(zip(fit.references["energy"].elements, fit.references["energy"].values))
-    references = np.array([own[adapter.frame().elements[i]] for i in ids[0].tolist()])
-    return energy.cpu().numpy() + references
+    return energy.cpu().numpy() + adapter.atom_references(batch, fit, "energy")

@@ -26,6 +26,8 @@ from sciml.tokens import State
 RECORD = 5
 """Distances are taken from every so many steps."""
 CHECKED = 2
+FRAMES = 20
+"""Of the store's own frames, spread over the split, that the oracle labels beside the model."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Motion:
 def consult(predictor: Predictor, store: Store, split: SplitName, plan: Plan,
             progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Run the model's dynamics from the split's first configuration, label its frames, run the oracle's dynamics from
-    the same places, velocities and noise; JSON of errors over time and of distributions.
+    the same places, velocities and noise; JSON of errors over time and of distributions, and of what the oracle and the
+    model say of the store's own frames.
 
     Raises `InputError` unless the data set's labels are GFN2-xTB's, by name and by what they are.
     """
@@ -71,6 +74,7 @@ def consult(predictor: Predictor, store: Store, split: SplitName, plan: Plan,
         if progress is not None:
             progress(done, total)
 
+    frames = _store_frames(predictor, store, split)
     packed = pack(predictor, [first] * plan.replicas)
     begun, oracle = start(predictor, packed), oracle_of(first)
     ours = _model_motion(predictor, begun, plan, tick)
@@ -83,8 +87,32 @@ def consult(predictor: Predictor, store: Store, split: SplitName, plan: Plan,
     return {"theory": THEORY, "dataset": store.meta.dataset, "source": str(first.attrs.get("source", "")),
             "steps": plan.steps, "every": plan.every, "replicas": plan.replicas, "dt_fs": config.dt_fs,
             "thermostat": config.thermostat, "temperature_k": config.temperature_k, "stopped": ours.stopped,
+            "store": frames,
             "errors": {"time_fs": [plan.every * config.dt_fs * (i + 1) for i in range(len(ours.labelled))], **errors},
             "distributions": _distributions(ours.places, theirs, first, pairs)}
+
+
+def _store_frames(predictor: Predictor, store: Store, split: SplitName) -> dict[str, Any]:
+    """Differences from the store's labels of up to 20 frames spread over the split that have forces: the oracle's and
+    the model's, forces in meV/Å, energies in meV per configuration."""
+    windows, rng = molecules_of(predictor).open(store, split), np.random.default_rng(0)
+    places = np.unique(np.linspace(0, len(windows) - 1, FRAMES).round().astype(int))
+    samples = [s for s in (windows.draw(int(i), rng, rng) for i in places)
+               if "forces" in s and np.isfinite(s["forces"].values).all()]
+    found: dict[str, Any] = {"frames": len(samples)}
+    if not samples:
+        return found
+    truth = np.concatenate([s["forces"].values for s in samples])
+    energies = np.array([float(s["energy"]) if "energy" in s else np.nan for s in samples])
+    labels = [oracle_of(s).label(s["position"].values) for s in samples]
+    model = at(predictor, pack(predictor, samples))
+    for who, force, energy in (("oracle", np.concatenate([f for _, f in labels]), np.array([e for e, _ in labels])),
+                               ("model", model.forces, model.energy)):
+        apart = 1e3 * (energy - energies)
+        found[who] = {"force_mae": 1e3 * float(np.abs(force - truth).mean()),
+                      "force_rmse": 1e3 * float(np.sqrt(((force - truth) ** 2).mean())),
+                      "energy_mae": float(np.nanmean(np.abs(apart))) if np.isfinite(apart).any() else None}
+    return found
 
 
 def _model_motion(predictor: Predictor, begun: State, plan: Plan, tick: Callable[[], None]) -> Motion:
@@ -178,6 +206,11 @@ def rows_of(found: dict[str, Any]) -> list[dict[str, Any]]:
             first, last, whole = (float(np.mean(part)) for part in (values[:count], values[-count:], values))
             rows.append({"figure": name, "unit": unit, "first_quarter": first, "last_quarter": last, "whole": whole,
                          "floor": None})
+    for who in ("oracle", "model"):
+        for name, value in found["store"].get(who, {}).items():
+            rows.append({"figure": f"{who}'s {name} on {found['store']['frames']} frames of the store",
+                         "unit": "meV" if name == "energy_mae" else "meV/angstrom", "first_quarter": None,
+                         "last_quarter": None, "whole": value, "floor": None})
     for one in found["distributions"]:
         rows.append({"figure": f"divergence of distances, {one['name']}", "unit": "bit", "first_quarter": None,
                      "last_quarter": None, "whole": one["divergence_bits"], "floor": one["floor_bits"]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from sciml.adapter import DomainAdapter
 from sciml.domains.molecules.adapter import Molecules
+from sciml.domains.molecules.config import DIPOLES, NUMBERS
 from sciml.domains.molecules.encode import DOMAIN, FORCES, STRESS, cell_of
 from sciml.domains.molecules.fitted import count_elements
 from sciml.errors import InputError
+from sciml.mixers.cluster import Cluster
 from sciml.packing import collate
 from sciml.predictor import Predictor
 from sciml.tokens import State, TokenBatch
@@ -46,12 +48,15 @@ class Packed:
 class Evaluated:
     """Of S packed configurations, float64: energy ``(S,)`` eV as labels have it; residual ``(S,)`` eV, what is left of
     it without element references; forces ``(n, 3)`` eV/Å; stress ``(S, 6)`` eV/Å³, Voigt order xx, yy, zz, yz, xz, xy,
-    positive under tension, where there is a cell; properties ``(S,)`` by name, the energy among them."""
+    positive under tension, where there is a cell; properties ``(S,)`` by name, the energy among them; dipoles
+    ``(S, 3)`` and numbers of atoms ``(n,)`` by name, in the units of their labels."""
 
     properties: Mapping[str, np.ndarray]
     residual: np.ndarray
     forces: np.ndarray | None
     stress: np.ndarray | None
+    dipoles: Mapping[str, np.ndarray] = field(default_factory=dict)
+    atoms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def energy(self) -> np.ndarray:
@@ -107,16 +112,30 @@ def pack(predictor: Predictor, samples: Sequence[xr.Dataset]) -> Packed:
     cell = None
     if any(c is not None for c in cells):
         cell = torch.from_numpy(np.stack([np.zeros((3, 3)) if c is None else c for c in cells]))
+    if exact_places(predictor):
+        axis = batch.axes[0]
+        batch = replace(batch, axes=(replace(axis, coord=axis.coord.double()),))
     packed = Packed(batch, position, centre, cell, base_of(adapter, batch.dataset, samples))
     return replace(packed, batch=moved(adapter, packed, position, cell))
 
 
+def exact_places(predictor: Predictor) -> bool:
+    """Whether all that reads places takes their differences before it rounds them to the weights' precision: then they
+    are handed over in float64, and a molecule 100 Å from the origin keeps 1e-5 Å that float32 would cost it."""
+    adapter, blocks = molecules_of(predictor), getattr(predictor.operator, "blocks", None)
+    return (blocks is not None and adapter.config.mode == "geometric" and adapter.config.forces != "direct"
+            and not {*adapter.config.properties.values()} & {*DIPOLES}
+            and all(isinstance(mixer, Cluster) for block in blocks for mixer in block.mixers))
+
+
 def base_of(adapter: Molecules, dataset: str, samples: Sequence[xr.Dataset]) -> dict[str, np.ndarray]:
-    """What the elements alone say of every property ``(S,)``."""
+    """What the elements alone say of every property that is one number ``(S,)``: of a dipole's length, nothing."""
     fit = adapter.known(dataset, "checkpoint")
     numbers = [np.asarray(s["number"].values, np.int64) for s in samples]
     counts = count_elements(np.concatenate(numbers), np.array([len(n) for n in numbers]), fit.elements)
-    return {name: references.predict(counts) for name, references in fit.references.items()}
+    kinds = adapter.config.properties.items()
+    return {name: fit.references[name].predict(counts) if kind in NUMBERS else np.zeros(len(samples))
+            for name, kind in kinds if kind in NUMBERS or kind == "dipole_length"}
 
 
 def moved(adapter: Molecules, packed: Packed, position: Tensor, cell: Tensor | None = None) -> TokenBatch:
@@ -137,8 +156,12 @@ def at(predictor: Predictor, packed: Packed, position: Tensor | None = None, cel
     values = {name: double[name][:, 0] * fit.scales[name] for name in packed.base}
     forces = double[FORCES][0] * fit.force_scale if FORCES in double else None
     stress = double.get(STRESS)
+    kinds = adapter.config.properties
+    atoms = {name: double[name][0, :, 0] * fit.scales[name] + adapter.atom_references(batch, fit, name)
+             for name, kind in kinds.items() if kind == "atoms"}
+    dipoles = {name: double[name] * fit.scales[name] for name, kind in kinds.items() if kind == "dipole"}
     return Evaluated({name: value + packed.base[name] for name, value in values.items()}, values["energy"], forces,
-                     stress)
+                     stress, dipoles, atoms)
 
 
 def start(predictor: Predictor, packed: Packed, velocity: Tensor | None = None) -> State:

@@ -26,23 +26,19 @@ from sciml.tokens import Axis
 
 MOST_DENSE = 96
 """Points of a sample up to which all pairs are computed; beyond, and in periodic cells, those within reach alone."""
-STEP = 4
-"""Samples of a mixed batch are computed together if their sizes are equal when rounded up to whole ones of it."""
 STRENGTH = 0.1
 """Of the radial functions, so that densities are of order one in molecules."""
 
 
-class Group(NamedTuple):
-    """s samples of n points, computed at once. place ``(s · n,)``: of their points among all, None if they are all.
-    real: which of these are not filled up, None if none is.
+class Pairs(NamedTuple):
+    """Who sends to whom. order ``(N,)``: the points, samples of equal size one after the other, and inverse, None if
+    they are in order. sender: None if every point of a sample sends, else ``(N, K)``. bases: for every size n that s
+    samples have, ``(s, M · n, n · R)``; for the senders given one, ``(N, M, K · R)``."""
 
-    sender: None if every point of a sample sends, else ``(s · n, K)``. basis: ``(s, M · n, n · R)``; for the senders
-    given ``(s · n, M, K · R)``."""
-
-    place: Tensor | None
-    real: Tensor | None
+    order: Tensor | None
+    inverse: Tensor | None
     sender: Tensor | None
-    basis: Tensor
+    bases: list[Tensor]
 
 
 class Cluster(Mixer):
@@ -76,35 +72,35 @@ class Cluster(Mixer):
             moved = x.movedim(index + 1, 1)
             planes = moved.flatten(2, -2) if x.ndim > 3 else moved[:, :, None]  # (B, n, others, C)
             planes = _present(planes, geometry.axes[index])
-            groups = self._groups(geometry, index, len(x))
-            mixed = [self._mix(plane.flatten(0, 1), groups) for plane in planes.unbind(2)]
+            pairs = self._pairs(geometry, index, len(x))
+            mixed = [self._mix(plane.flatten(0, 1), pairs) for plane in planes.unbind(2)]
             y = torch.stack(mixed, 1).view(moved.shape)
             total = total + y.movedim(1, index + 1)
         return total, state
 
-    def _groups(self, geometry: Geometry, index: int, batch: int) -> list[Group]:
+    def _pairs(self, geometry: Geometry, index: int, batch: int) -> Pairs:
         axis, key = geometry.axes[index], ("cluster", index, self.degree, self.radial)
         copies = batch if len(axis.coord) == 1 else 1
-        return geometry.once(key, lambda: find_groups(axis, self.degree, self.radial, copies))
+        dtype = self.degree_gain.dtype
+        return geometry.once(key, lambda: find_pairs(axis, self.degree, self.radial, copies, dtype))
 
-    def _mix(self, h: Tensor, groups: Sequence[Group]) -> Tensor:
+    def _mix(self, h: Tensor, pairs: Pairs) -> Tensor:
         """``(N, C)`` → the same, of the points of all samples; or of several copies of them, one after the other."""
-        if groups[0].place is None:
-            return self.out(self._products(self._density(h, h, groups[0])))
-        made = torch.cat([self._products(self._density(h[g.place], h, g))[g.real] for g in groups])
-        place = torch.cat([g.place[g.real] for g in groups if g.place is not None])
-        return torch.zeros_like(h).index_copy(0, place, self.out(made))
+        if pairs.order is None:
+            return self.out(self._products(self._density(h, pairs)))
+        return self.out(self._products(self._density(h[pairs.order], pairs)))[pairs.inverse]
 
-    def _density(self, own: Tensor, h: Tensor, group: Group) -> Tensor:
-        """``(M, rows, count)``: harmonics' coefficients of the densities around every point of a group."""
-        size = (self.degree + 1) ** 2
-        value = self._value(own if group.sender is None else h)
-        if group.sender is None:
-            value = value.view(-1, group.basis.shape[2], self.count)  # (s, n · R, count)
-            made = (group.basis @ value).unflatten(1, (size, -1)).transpose(0, 1).flatten(1, 2)
+    def _density(self, h: Tensor, pairs: Pairs) -> Tensor:
+        """``(M, N, count)``: harmonics' coefficients of the densities around every point."""
+        size, value = (self.degree + 1) ** 2, self._value(h)
+        if pairs.sender is not None:
+            basis, = pairs.bases
+            sent = value[pairs.sender].view(len(pairs.sender), -1, self.count)  # (N, K · R, count)
+            made = (basis @ sent).transpose(0, 1)
         else:
-            sent = value[group.sender].view(len(group.sender), -1, self.count)  # (rows, K · R, count)
-            made = (group.basis @ sent).transpose(0, 1)
+            sent = value.view(-1, self.count).split([len(basis) * basis.shape[2] for basis in pairs.bases])
+            alike = [basis @ own.view(len(basis), -1, self.count) for basis, own in zip(pairs.bases, sent)]
+            made = torch.cat([own.unflatten(1, (size, -1)).transpose(0, 1).flatten(1, 2) for own in alike], 1)
         return made * self.degree_gain[tables(self.degree, h.dtype, h.device).degree][:, None]
 
     def _value(self, h: Tensor) -> Tensor:
@@ -133,7 +129,7 @@ class Cluster(Mixer):
             made = torch.empty_like(planes)
             for b in range(len(x)):
                 own = axis if len(axis.coord) == 1 else replace(axis, coord=axis.coord[[b]])
-                found = find_neighbours(own)
+                found = find_neighbours(own, x.dtype)
                 for o in range(planes.shape[2]):
                     made[b, :, o] = self._slowly(planes[b, :, o], found)
             total = total + made.view(moved.shape).movedim(1, index + 1)
@@ -183,55 +179,43 @@ def radial_basis(distance: Tensor, count: int) -> Tensor:
     return torch.sin(math.pi * k * r) * ((1 - r * r) ** 3 * (2 * STRENGTH / r))
 
 
-def find_groups(axis: Axis, degree: int, radial: int, copies: int) -> list[Group]:
-    """All samples of an axis, those of nearly equal size in one group; points of large or periodic ones with their
-    neighbours. copies: samples that share coordinates ``(1, n, 3)``."""
+def find_pairs(axis: Axis, degree: int, radial: int, copies: int, dtype: torch.dtype) -> Pairs:
+    """All pairs of every sample; of large or periodic ones those within reach. copies: samples that share coordinates
+    ``(1, n, 3)``. dtype: of the densities; of coordinates that are more precise, differences are taken first."""
     points, segment, cells = flattened(axis)
     lengths = segment.bincount().tolist()
     if max(lengths, default=0) > MOST_DENSE or (cells is not None and bool((cells != 0).any())):
-        return [_sparse(axis, len(points), degree, radial, copies)]
+        return _sparse(axis, len(points), degree, radial, copies, dtype)
     if len(set(lengths)) == 1:
-        basis = _dense(points.view(len(lengths), -1, 3), degree, radial)
-        return [Group(None, None, None, basis.repeat(copies, 1, 1) if copies > 1 else basis)]
+        basis, = _dense(points, [(len(lengths), lengths[0])], degree, radial, dtype)
+        return Pairs(None, None, None, [basis.repeat(copies, 1, 1) if copies > 1 else basis])
     size = torch.tensor(lengths, device=points.device)
-    start = size.cumsum(0) - size
-    return [_filled(points, start[own], size[own], degree, radial) for own in _alike(lengths)]
+    order = size[segment].argsort(stable=True)
+    alike = [(lengths.count(n), n) for n in sorted(set(lengths)) if n]
+    return Pairs(order, order.argsort(), None, _dense(points[order], alike, degree, radial, dtype))
 
 
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Which samples have the same size, rounded up to whole `STEP`."""
-    found: dict[int, list[int]] = {}
-    for i, length in enumerate(lengths):
-        found.setdefault(-(-length // STEP), []).append(i)
-    return [found[key] for key in sorted(found)]
-
-
-def _filled(points: Tensor, start: Tensor, size: Tensor, degree: int, radial: int) -> Group:
-    """Samples filled up to the largest by copies of their first points, which nobody sees."""
-    index = torch.arange(int(size.max()), device=points.device)
-    real = index < size[:, None]
-    place = (start[:, None] + torch.where(real, index, 0)).flatten()
-    basis = _dense(points[place].view(len(size), -1, 3), degree, radial, real)
-    return Group(place, real.flatten(), None, basis)
-
-
-def _dense(coord: Tensor, degree: int, radial: int, real: Tensor | None = None) -> Tensor:
-    """``(s, n, 3)`` → ``(s, M · n, n · R)``; nobody is a neighbour of itself, or of what isn't real ``(s, n)``."""
-    samples, size, _ = coord.shape
-    vector = coord[:, None] - coord[:, :, None]  # from the receiver (dimension 1) to the sender (dimension 2)
-    apart = torch.eye(size, dtype=torch.bool, device=coord.device)[None]
-    if real is not None:
-        apart = apart | ~(real[:, :, None] & real[:, None])
-    nobody = apart.to(coord.dtype)
+def _dense(points: Tensor, alike: Sequence[tuple[int, int]], degree: int, radial: int, dtype: torch.dtype
+           ) -> list[Tensor]:
+    """``(s, M · n, n · R)`` for each (s, n) of `alike`: s samples of n of the points, in order. What is done for every
+    pair is done for all of them at once. Nobody is a neighbour of itself."""
+    vectors, own = [], []
+    for coord, (samples, size) in zip(points.split([s * n for s, n in alike]), alike):
+        place = coord.view(samples, size, 3)
+        vectors.append((place[:, None] - place[:, :, None]).reshape(-1, 3))  # from the receiver to the sender
+        own.append(torch.eye(size, dtype=dtype, device=points.device).expand(samples, -1, -1).reshape(-1))
+    vector, nobody = torch.cat(vectors).to(dtype), torch.cat(own)
     distance = (vector.square().sum(-1) + nobody).sqrt()
-    value = radial_basis(distance, radial) * (1 - nobody)[..., None]
-    basis = harmonics(vector / distance[..., None], degree).permute(0, 3, 1, 2)[..., None] * value[:, None]
-    return basis.reshape(samples, -1, size * radial)
+    value = radial_basis(distance, radial) * (1 - nobody)[:, None]
+    basis = harmonics(vector / distance[:, None], degree)[:, :, None] * value[:, None]  # (P, M, R)
+    parts = basis.split([s * n * n for s, n in alike])
+    return [part.view(s, n, n, -1, radial).permute(0, 3, 1, 2, 4).reshape(s, -1, n * radial)
+            for part, (s, n) in zip(parts, alike)]
 
 
-def _sparse(axis: Axis, total: int, degree: int, radial: int, copies: int) -> Group:
+def _sparse(axis: Axis, total: int, degree: int, radial: int, copies: int, dtype: torch.dtype) -> Pairs:
     """Every point with as many senders as the one with most has; those too many have basis 0."""
-    found = find_neighbours(axis)
+    found = find_neighbours(axis, dtype)
     counts = found.receiver.bincount(minlength=total)
     most = max(1, int(counts.max()))
     slot = torch.arange(len(found.receiver), device=counts.device) - (counts.cumsum(0) - counts)[found.receiver]
@@ -244,7 +228,7 @@ def _sparse(axis: Axis, total: int, degree: int, radial: int, copies: int) -> Gr
     if copies > 1:
         sender = torch.cat([sender + total * copy for copy in range(copies)])
         basis = basis.repeat(copies, 1, 1)
-    return Group(None, None, sender, basis)
+    return Pairs(None, None, sender, [basis])
 
 
 PLUGIN = Cluster

@@ -34,10 +34,11 @@ def neighbours_of(geometry: Geometry) -> Neighbours:
     return geometry.once("neighbours", lambda: find_neighbours(geometry.axes[pair_axis_of(geometry.axes)]))
 
 
-def find_neighbours(axis: Axis) -> Neighbours:
+def find_neighbours(axis: Axis, dtype: torch.dtype | None = None) -> Neighbours:
     """All ordered pairs of different points, or of a point and a periodic image, of the same sample nearer than 1.
 
-    axis: coord ``(B, n, 3)``, of packed samples or of one in each row; points are counted through all rows.
+    axis: coord ``(B, n, 3)``, of packed samples or of one in each row; points are counted through all rows. dtype: of
+    the result, if coordinates are more precise (far from the origin their differences lose what float32 rounds).
     """
     coord, segment, cells = flattened(axis)
     with torch.no_grad():
@@ -45,6 +46,7 @@ def find_neighbours(axis: Axis) -> Neighbours:
     vector = coord[sender] - coord[receiver]
     if image is not None and cells is not None:
         vector = vector + torch.einsum("pk,pkx->px", image.to(coord.dtype), cells[segment[receiver]])
+    vector = vector if dtype is None else vector.to(dtype)
     distance = vector.square().sum(-1).clamp_min(1e-12).sqrt()
     return Neighbours(receiver, sender, vector, distance, envelope(distance))
 

@@ -73,6 +73,14 @@ def unlisted(data: xr.Dataset) -> xr.Dataset:
     return data.isel(element=slice(0, 2))
 
 
+def strange(data: xr.Dataset) -> xr.Dataset:
+    """Oxygen in the last configuration alone."""
+    copy, before = data.copy(deep=True), int(data["atom_count"].values[:-1].sum())
+    number = copy["number"].values
+    number[:before][number[:before] == 8] = 6
+    return copy
+
+
 WRONG: list[tuple[Callable[[xr.Dataset], xr.Dataset], str, str, str]] = [
     (lambda d: change(d, "number", 3, 0), "error", "number", "1, first configuration 0, atom 3: 0"),
     (lambda d: change(d, "number", 9, 119), "error", "number", "first configuration 1, atom 0: 119"),
@@ -97,6 +105,7 @@ WRONG: list[tuple[Callable[[xr.Dataset], xr.Dataset], str, str, str]] = [
     (lambda d: change(change(d, "position", slice(-3, None), d["position"].values[9:12]), "energy", 11,
                       d["energy"].values[1]), "error", "splits.train, splits.test",
      "1 equal configurations, first 1 and 11"),
+    (strange, "warning", "splits.test", "O, which no training configuration has"),
     (lambda d: d.drop_dims("element"), "error", "domain molecules", "no element"),
     (lambda d: d.rename(position="place"), "error", "domain molecules", "no position"),
 ]

@@ -12,12 +12,12 @@ import torch
 import xarray as xr
 import zarr
 
-from sciml import checkpoint, cli
+from sciml import checkpoint, cli, traced
 from sciml.cards.molecules_motion import with_dynamics
 from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.handles.extxyz import write_extxyz
-from sciml.handles.potential import in_float64, pack, start
+from sciml.handles.potential import at, in_float64, pack, start
 from sciml.rollout import rollout
 from tests.handles import toy
 
@@ -49,6 +49,45 @@ def test_options_reach_the_integrator(model: Path, molecules: Store, tmp_path: P
     assert run(model, molecules, tmp_path / "c.zarr", "--steps", "3", "train.steps=3") == 2
     assert run(model, molecules, tmp_path / "c.zarr", "--steps", "3", "domains.molecules.mode=cartesian") == 1
     assert not (tmp_path / "c.zarr").exists()
+
+
+def test_a_compiled_rollout_is_the_eager_one(model: Path, molecules: Store, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program for each of two molecules; recorded as in real use, run by torch instead of inductor."""
+    record, made = traced.record, []
+
+    def recorded(compute: Any, inputs: Any, backend: str) -> Any:
+        made.append(inputs)
+        return record(compute, inputs, "eager")
+
+    monkeypatch.setattr(traced, "record", recorded)
+    for name, more in (("eager", ()), ("compiled", ("--compile",))):
+        assert cli.run(["rollout", str(model), "--from", molecules.url, "-o", str(tmp_path / f"{name}.zarr"), "--split",
+                        "train", "--steps", "6", *LANGEVIN, *more]) == 0
+    eager, compiled = (opened(tmp_path / f"{name}.zarr") for name in ("eager", "compiled"))
+    assert len(made) == eager.sizes["sample"] == 2
+    np.testing.assert_allclose(compiled["position"].values, eager["position"].values, atol=1e-5)
+    assert compiled.attrs["checkpoint"]["options"] == ["--compile", *sorted(LANGEVIN)]
+    assert run(model, molecules, tmp_path / "compiled.zarr", "--steps", "6", *LANGEVIN) == 1  # begun otherwise
+
+
+def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
+        model: Path, molecules: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traced, "form_of", lambda batch: None)
+    assert run(model, molecules, tmp_path / "a.zarr", "--steps", "6", "--compile") == 1
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_places_far_from_the_origin_lose_nothing(molecules: Store) -> None:
+    """Two copies 1700 Å apart have twice the energy of one, in float32."""
+    predictor = toy.network(molecules)
+    sample = predictor.adapter("molecules").open(molecules, "train").layout.sample(0)
+    other = sample.assign(position=sample["position"] + 1e3)
+    both = xr.concat([s[["number", "position"]] for s in (sample, other)], dim="atom").assign_attrs(sample.attrs)
+    one, two = (at(predictor, pack(predictor, [s])).residual[0] for s in (sample, both))
+    assert abs(two - 2 * one) < 1e-6
+    direct = toy.network(molecules, forces="direct")
+    assert pack(direct, [sample]).batch.axes[0].coord.dtype == torch.float32
 
 
 def test_a_killed_run_goes_on_bit_for_bit(model: Path, molecules: Store, tmp_path: Path,

@@ -90,6 +90,10 @@ def test_of_a_perfect_model_it_finds_nothing(water: Store) -> None:
     assert max(found["errors"]["energy_mae"]) < 0.1
     assert [one["name"] for one in found["distributions"]] == ["all pairs", "H–O"]
     assert max(one["divergence_bits"] for one in found["distributions"]) < 0.01
+    assert found["store"]["frames"] > 0
+    assert found["store"]["oracle"]["force_rmse"] < 0.1
+    assert max(found["store"]["model"].values()) < 0.1
+    assert "model's force_rmse" in " ".join(row["figure"] for row in rows_of(found))
     assert {row["figure"] for row in rows_of(found)} >= {"force_mae", "divergence of distances, H–O"}
 
 

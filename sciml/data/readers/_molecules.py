@@ -55,7 +55,8 @@ def look(file: Frames, format: str, limit_bytes: int, options: Mapping[str, Any]
     """What a file is, before anybody said what its keys mean: nothing is refused, everything is told."""
     judge = Judge(asking=True)
     plan = plan_of([file], MoleculeOptions(), Judge(asking=True))
-    found = {name: plan.quantities[name].key for name in DIMS if name in plan.quantities}
+    found = {"virial" if plan.quantities[name].virial else name: plan.quantities[name].key for name in DIMS
+             if name in plan.quantities}
     stated = {OPTION[name]: unit for name, unit in {**file.units, **file.stated}.items()
               if name == "length" or name in found}
     made = dataset([file], MoleculeOptions(), judge, format=format)

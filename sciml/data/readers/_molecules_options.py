@@ -25,13 +25,15 @@ class Label(Section):
 
 class MoleculeOptions(Section):
     """What a file's names, units and references are. energy … spin: keys in the file (found by the usual names if only
-    one of them is there). energy_of: what an energy is given per; energy_kind: `relative` ones are already minus
+    one of them is there); virial, read where there is no stress, is minus stress times volume in units of energy, as
+    GAP and MACE write it. energy_of: what an energy is given per; energy_kind: `relative` ones are already minus
     references. isolated: a file among those of the source that holds isolated atoms, or eV by symbol. periodic: for
     cells whose file doesn't say. level_of_theory: as recorded, such as GFN2-xTB."""
 
     energy: str | None = None
     forces: str | None = None
     stress: str | None = None
+    virial: str | None = None
     charge: str | None = None
     spin: str | None = None
     energy_unit: str | None = None

@@ -14,6 +14,7 @@ USUAL = {
     "energy": re.compile(r"(.+[_-])?(energy|energies|toten|etot)([_-](?!per_atom).+)?$|e$|e_tot$", re.IGNORECASE),
     "forces": re.compile(r"(.+[_-])?forces?([_-].+)?$", re.IGNORECASE),
     "stress": re.compile(r"(.+[_-])?stress([_-].+)?$", re.IGNORECASE),
+    "virial": re.compile(r"(.+[_-])?virials?([_-].+)?$", re.IGNORECASE),
     "charge": re.compile(r"(total_|net_|molecular_|system_)?charge$", re.IGNORECASE),
     "spin": re.compile(r"(total_)?(spin|multiplicity|spin_multiplicity)$", re.IGNORECASE),
 }
@@ -21,20 +22,22 @@ USUAL = {
 GRADIENT = re.compile(r"grad", re.IGNORECASE)
 OTHER = re.compile(r"kinetic|isolated|unit", re.IGNORECASE)
 SHAPES: dict[str, set[tuple[int, ...]]] = {"energy": {()}, "forces": {(3,)}, "charge": {()}, "spin": {()},
-                                           "stress": {(6,), (9,), (3, 3)}}
+                                           "stress": {(6,), (9,), (3, 3)}, "virial": {(6,), (9,), (3, 3)}}
 LABELS = {(): (), (3,): ("xyz",)}
 """Shape of one value of a label → its dimensions."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One quantity: its key in the files, whether it is of atoms, what values are multiplied by, unit and shape."""
+    """One quantity: its key in the files, whether it is of atoms, what values are multiplied by, unit and shape.
+    virial: values are minus stress times volume."""
 
     key: str
     per_atom: bool
     scale: float = 1.0
     unit: str = "1"
     shape: tuple[int, ...] = ()
+    virial: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,14 @@ def plan_of(files: Sequence[Frames], options: MoleculeOptions, judge: Judge) -> 
     """The plan of all files together. Raises `InputError` for keys that are ambiguous or missing, and for units that
     nothing states or that differ from file to file."""
     chosen: dict[str, Wanted] = {}
+    if options.stress is not None and options.virial is not None:
+        raise InputError(files[0].path, key="options.virial", found=f"{options.virial!r} beside stress "
+                         f"{options.stress!r}", expected="one of them: they say the same", fix="leave one out")
     for name in USUAL:
+        if name == "virial" and options.virial is None and "stress" in chosen:
+            continue
+        if name == "stress" and options.virial is not None:
+            continue
         if (key := _key(name, files, options, judge)) is not None:
             chosen[name] = Wanted(key, name == "forces", shape=_shape(name, key, files, judge))
     units = _units(files, options, judge, chosen)
@@ -64,6 +74,13 @@ def plan_of(files: Sequence[Frames], options: MoleculeOptions, judge: Judge) -> 
             scale *= -1.0 if name == "forces" and GRADIENT.search(chosen[name].key) else 1.0
             chosen[name] = Wanted(chosen[name].key, name == "forces", scale, target, chosen[name].shape)
     length = factor(units["length"], LENGTH, where=files[0].path, key="options.length_unit") if "length" in units else 1
+    if "virial" in chosen:
+        virial, known = chosen.pop("virial"), units.get("energy") or options.energy_unit or files[0].units.get("energy")
+        if known is None:
+            raise InputError(files[0].path, key="virial", found="no unit of energy, which a virial has",
+                             expected="one", fix="options: {energy_unit: …}")
+        scale = factor(known, ENERGY, where=files[0].path, key="options.energy_unit")
+        chosen["stress"] = Wanted(virial.key, False, scale, f"{ENERGY}/{LENGTH}^3", virial.shape, virial=True)
     chosen |= _labels(files, options, chosen)
     _unread(files, chosen, judge)
     return Plan(chosen, length)

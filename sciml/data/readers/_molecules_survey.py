@@ -58,13 +58,15 @@ def _part(path: str, block: Block, start: int, plan: Plan, options: MoleculeOpti
         raise InputError(path, key=f"frame {start + wrong[0]}", found=f"{block.counts[wrong[0]]} atoms in a frame of "
                          "an isolated atom", expected="one atom", fix="correct options.isolated or its config_type")
     counts, values = block.counts, {}
+    periodic = _flags(path, block, start, options, judge)
     for name, wanted in plan.quantities.items():
         if not wanted.per_atom:
             raw = block.frames[wanted.key] * wanted.scale
             values[name] = voigt(raw, path, start) if name == "stress" else raw
+        if wanted.virial:
+            values[name] = stress_of(values[name], block.cell * plan.length, periodic)
     if "energy" in values and options.energy_of == "atom":
         values["energy"] = values["energy"] * counts
-    periodic = _flags(path, block, start, options, judge)
     for error in _bad_cells(path, block.cell, periodic, start):
         judge.refuse(error)
     cell = np.where(np.asarray(periodic.any(1))[:, None, None], block.cell * plan.length, 0.0)
@@ -183,6 +185,18 @@ def _bad_cells(path: str, cell: np.ndarray, periodic: np.ndarray, start: int) ->
             yield InputError(path, key=f"frame {start + at}", found=f"periodic {flags.tolist()} with the cell "
                              f"{cell[at].tolist()}", expected="a vector for each periodic direction, none in the plane "
                              "of the others", fix="correct the cell or the pbc flags")
+
+
+def stress_of(virial: np.ndarray, cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
+    """``(frame, 6)`` −W / V in eV/Å³ of virials in eV, positive under tension; NaN unless all three directions of the
+    cells ``(frame, 3, 3)`` Å are periodic.
+
+    >>> stress_of(np.ones((1, 6)), 2 * np.eye(3)[None], np.ones((1, 3)))[0, 0]
+    np.float64(-0.125)
+    """
+    volume = np.abs(np.linalg.det(np.nan_to_num(cell)))
+    whole = np.asarray(periodic == 1).all(1) & (volume > 0)
+    return np.where(whole[:, None], -virial / np.where(whole, volume, 1.0)[:, None], np.nan)
 
 
 def voigt(stress: np.ndarray, path: str, start: int) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Neurodata Without Borders (.nwb in HDF5): units, behaviour, trials and observed intervals of one session.
 
 Options: `behaviour` and `stimulus` (names of TimeSeries or SpatialSeries, [] for none; unless told, behaviour is all of
-processing/behavior and the plain series of acquisition, and no stimulus is read), `trials` (false: not read),
-`condition` (the column of the trials table; ``condition``, ``trial_type`` or ``trial_condition`` unless told),
-`label_column` and `labels` (units whose column has one of these values), and those of all spikes. Needs pynwb:
-``pip install "sciml[spikes]"``.
+processing/behavior and the plain series of acquisition, and no stimulus is read), `frames` (an ImageSeries or
+OpticalSeries among the stimuli, as means over tiles along y and x: ``{movie: {tiles: [8, 8], unit: "1"}}``; the file
+has ``(frame, x, y)``), `trials` (false: not read), `condition` (the column of the trials table; ``condition``,
+``trial_type`` or ``trial_condition`` unless told), `label_column` and `labels` (units whose column has one of these
+values), and those of all spikes. Needs pynwb: ``pip install "sciml[spikes]"``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from sciml.data.files import head
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._guarded import open_with_references
 from sciml.data.readers._nwb_tables import trials_of, units_of
-from sciml.data.readers._spike_arrays import column_names
+from sciml.data.readers._spike_arrays import column_names, frame_options
 from sciml.data.readers._spike_join import recordings
+from sciml.data.readers._spike_traces import tile_means, with_frames
 from sciml.data.readers._spikes import OPTIONS, Beside, Signal, events_dataset, rules_of
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
 from sciml.data.safety import HDF5_MAGIC, Limits, check_size, limits_of
@@ -39,7 +41,8 @@ UNITS = {"meters": "m", "meter": "m", "centimeters": "cm", "cm/second": "cm/s", 
 class NWB:
     """Reads spikes of a session; one file is one recording."""
 
-    options: frozenset[str] = OPTIONS | {"behaviour", "stimulus", "trials", "condition", "label_column", "labels"}
+    options: frozenset[str] = OPTIONS | {"behaviour", "stimulus", "frames", "trials", "condition", "label_column",
+                                         "labels"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if head(path, 8) != HDF5_MAGIC or not _is_nwb(path):
@@ -93,7 +96,33 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
         stimulus = _signals(options.get("stimulus", []), shown, "stimulus", limits, path, notes)
         trials = trials_of(session, options, path, notes)
         beside = Beside(behaviour, stimulus, trials, units.observed, units.columns, notes)
-        return events_dataset(units.trains, units.labels, rules, where=path, format="nwb", beside=beside)
+        made = events_dataset(units.trains, units.labels, rules, where=path, format="nwb", beside=beside)
+        return _with_frames(made, shown, options, limits, path)
+
+
+def _with_frames(dataset: xr.Dataset, shown: Mapping[str, Any], options: Mapping[str, Any], limits: Limits,
+                 path: str) -> xr.Dataset:
+    """With what `options.frames` names among the stimuli; NWB's images are ``(frame, x, y)``."""
+    from pynwb.image import ImageSeries
+
+    for name, (tiles, unit, times) in frame_options(options, path).items():
+        images = {key: value for key, value in shown.items() if isinstance(value, ImageSeries)}
+        item: Any = images.get(name)
+        if item is None or times is not None:
+            raise InputError(path, key="options.frames", found=f"{name}, times {times}" if times else repr(name)[:60],
+                             expected=f"one of {', '.join(sorted(images)) or 'none: no images are shown'}, whose times "
+                                      "the file tells", fix="correct it")
+        shape, kind = tuple(item.data.shape), np.dtype(item.data.dtype).kind
+        if item.external_file is not None or kind not in "biuf" or 0 in shape:
+            raise InputError(path, key=f"options.frames.{name}",
+                             found="frames in files of their own" if item.external_file is not None
+                             else f"shape {shape} of {item.data.dtype}", expected="grey values in the file",
+                             fix="write the means of its tiles as a TimeSeries, and name that as stimulus")
+        check_size(path, name, (shape[0], *tiles), 4, limits.chunk_bytes, "means of tiles to hold in memory")
+        means = tile_means(item.data, tiles[::-1], f"frames.{name}", path).swapaxes(1, 2)
+        scaled = means * float(item.conversion or 1.0) + float(item.offset or 0.0)
+        dataset = with_frames(dataset, name, scaled, _times(item, shape[0]), tiles, unit, path)
+    return dataset
 
 
 def _about(session: Any) -> Iterator[str]:
@@ -153,12 +182,15 @@ def _signals(wanted: Any, offered: Mapping[str, Any], key: str, limits: Limits, 
 def _columns(name: str, item: Any, shape: tuple[int, ...], notes: list[str]) -> list[Signal]:
     values = np.asarray(item.data[:], dtype=np.float64) * float(item.conversion or 1.0) + float(item.offset or 0.0)
     values = values.reshape(shape[0], -1)
-    if item.timestamps is not None:
-        times = np.asarray(item.timestamps[:], dtype=np.float64)
-    else:
-        times = float(item.starting_time or 0.0) + np.arange(shape[0]) / float(item.rate)
-    return [Signal(label, _unit(name, item.unit, notes), times, values[:, i])
+    return [Signal(label, _unit(name, item.unit, notes), _times(item, shape[0]), values[:, i])
             for i, label in enumerate(column_names(name, values.shape[1]))]
+
+
+def _times(item: Any, samples: int) -> np.ndarray:
+    """``(samples,)`` s from the session's start."""
+    if item.timestamps is not None:
+        return np.asarray(item.timestamps[:], dtype=np.float64)
+    return float(item.starting_time or 0.0) + np.arange(samples) / float(item.rate)
 
 
 def _unit(name: str, text: Any, notes: list[str]) -> str:

@@ -15,10 +15,19 @@ from sciml.adapter import Arrays, Metric, Operate, Question, arrays_of, joined
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.molecules import dynamics
-from sciml.domains.molecules.config import MoleculesConfig
+from sciml.domains.molecules.config import NUMBERS, MoleculesConfig
 from sciml.domains.molecules.derive import derive_outputs
 from sciml.domains.molecules.elements import MASSES, SYMBOLS
-from sciml.domains.molecules.encode import DOMAIN, ELEMENT, FORCES, STRESS, Frame, encode_configuration
+from sciml.domains.molecules.encode import (
+    CHARGES,
+    DOMAIN,
+    ELEMENT,
+    FORCES,
+    PUSHES,
+    STRESS,
+    Frame,
+    encode_configuration,
+)
 from sciml.domains.molecules.fitted import Fitted, fit_dataset
 from sciml.domains.molecules.scores import metrics_of, score_labels
 from sciml.domains.molecules.windows import UNITS, Layout, MoleculeWindows
@@ -26,7 +35,8 @@ from sciml.errors import InputError
 from sciml.recipe import validate
 from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
 
-DIMS = {FORCES: ("sample", "atom", "xyz"), STRESS: ("sample", "voigt")}
+DIMS = {FORCES: ("sample", "atom", "xyz"), STRESS: ("sample", "voigt"), "sum": ("sample",), "mean": ("sample",),
+        "atoms": ("sample", "atom"), "dipole": ("sample", "xyz"), "dipole_length": ("sample",)}
 DEPENDENT_FRAMES = 10
 PARITY = 100
 """Configurations whose energies and forces are drawn against the truth."""
@@ -84,7 +94,13 @@ class Molecules:
     def spec(self) -> TokenSpec:
         frame, heads = self.frame(), {}
         for name, kind in self.config.properties.items():
-            heads[name] = HeadSpec("pooled", (f"{DOMAIN}/{name}",), reduction=kind)
+            if kind == "sum" or kind == "mean":
+                heads[name] = HeadSpec("pooled", (f"{DOMAIN}/{name}",), reduction=kind)
+            elif kind == "atoms":
+                heads[name] = HeadSpec("tied", namespace=ELEMENT)
+            else:
+                heads[f"{name}{CHARGES}"] = HeadSpec("tied", namespace=ELEMENT)
+                heads[f"{name}{PUSHES}"] = HeadSpec("pushes", (f"{DOMAIN}/{name}",))
         if self.config.forces == "direct":
             heads[FORCES] = HeadSpec("pushes", (f"{DOMAIN}/{FORCES}",))
         units = {f"{DOMAIN}/{k}": u for fit in self.datasets.values() for k, u in fit.units.items()}
@@ -113,17 +129,23 @@ class Molecules:
         return encode_configuration(self.known(name, sample.attrs.get("source", "sample")), self.frame(), sample)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """Properties ``(sample)`` with their references; ``forces (sample, atom, xyz)``, NaN beyond a sample's atoms;
-        ``stress (sample, voigt)``; and ``<name>_known``, where the batch holds a truth."""
+        """Properties ``(sample)`` with their references, those of atoms ``(sample, atom)``, dipoles ``(sample, xyz)``;
+        ``forces (sample, atom, xyz)``, NaN beyond a sample's atoms; ``stress (sample, voigt)``; and ``<name>_known``,
+        where the batch holds a truth."""
         fit = self.known(batch.dataset, "batch")
         counts = self._counts(batch, fit)
         data: dict[str, Any] = {}
         for name, value in predictions.items():
             found = value.detach().cpu().double().numpy()
             known = batch.targets[name].mask.expand(value.shape).cpu().numpy()
-            dims: tuple[str, ...] = ("sample",) if name in fit.references else DIMS[name]
-            if name in fit.references:
-                found, known = found[:, 0] + fit.references[name].predict(counts), known[:, 0]
+            kind = self.config.properties.get(name)
+            dims: tuple[str, ...] = DIMS[name if kind is None else kind]
+            if kind == "dipole_length" or kind in NUMBERS:
+                found, known = found[:, 0], known[:, 0]
+                found = found + fit.references[name].predict(counts) if kind in NUMBERS else found
+            elif kind == "atoms":
+                found = found[0, :, 0] + self.atom_references(batch, fit, name)
+                found, known = padded(found, batch, np.nan), padded(known[0, :, 0], batch, False)
             elif name == FORCES:
                 found, known = (padded(part[0], batch, fill) for part, fill in ((found, np.nan), (known, False)))
             data |= {name: (dims, found, {"units": fit.units.get(name) or UNITS[name]}), f"{name}_known": (dims, known)}
@@ -236,6 +258,12 @@ class Molecules:
             raise InputError(where, key="dataset", found=repr(name), expected=f"one of {', '.join(self.datasets)}",
                              fix="set attrs['dataset'], or fine-tune the checkpoint on it")
         return self.datasets[name]
+
+    def atom_references(self, batch: TokenBatch, fit: Fitted, name: str) -> np.ndarray:
+        """``(n,)`` what the elements alone say of a number of atoms."""
+        ids, own = batch.axes[0].ids, dict(zip(fit.references[name].elements, fit.references[name].values))
+        assert ids is not None
+        return np.array([own.get(element, 0.0) for element in self.frame().elements])[ids[0].cpu().numpy()]
 
     def _units(self) -> dict[str, str]:
         units = {k: u for fit in self.datasets.values() for k, u in fit.units.items()}

@@ -8,10 +8,12 @@ from pydantic import Field, model_validator
 
 from sciml.recipe import Section
 
-Reduction = Literal["sum", "mean"]
+Kind = Literal["sum", "mean", "atoms", "dipole", "dipole_length"]
+NUMBERS: tuple[Kind, ...] = ("sum", "mean")
+DIPOLES: tuple[Kind, ...] = ("dipole", "dipole_length")
 
 
-def _energy() -> dict[str, Reduction]:
+def _energy() -> dict[str, Kind]:
     return {"energy": "sum"}
 
 
@@ -30,7 +32,8 @@ class MoleculesConfig(Section):
     """mode: `geometric` (identities enter as tokens, places only through distances and directions: exact symmetries) or
     `cartesian` (places enter as coordinates, no graph; symmetries are learned).
 
-    properties: labels per configuration to predict: `sum` of atoms' parts (extensive) or their `mean`. forces: the
+    properties: labels to predict: per configuration the `sum` of atoms' parts (extensive) or their `mean`, a `dipole`
+    (vector) or the `dipole_length` of one (QM9's mu); or a number for each of the `atoms` (charges). forces: the
     exact negative gradient of the energy, a head of their own (`direct`), or none. cutoff_angstrom: the reference
     length, beyond which atoms don't see each other directly. references: element energies that are subtracted, of
     isolated atoms (if the data have them) or by least squares. rotate: a random rotation of each training sample (null:
@@ -39,7 +42,7 @@ class MoleculesConfig(Section):
 
     mode: Literal["geometric", "cartesian"] = "geometric"
     cutoff_angstrom: float = Field(default=5.0, gt=0)
-    properties: dict[str, Reduction] = Field(default_factory=_energy, min_length=1)
+    properties: dict[str, Kind] = Field(default_factory=_energy, min_length=1)
     forces: Literal["gradient", "direct", "none"] = "gradient"
     references: Literal["isolated", "least_squares"] = "least_squares"
     rotate: bool | None = None
@@ -51,8 +54,10 @@ class MoleculesConfig(Section):
     def _consistent(self) -> MoleculesConfig:
         if self.forces != "none" and "energy" not in self.properties:
             raise ValueError("forces belong to an energy: name it in properties, or set forces: none")
-        if self.properties.get("energy") == "mean":
-            raise ValueError("properties.energy: sum; a mean of atoms' energies is not extensive")
+        if self.properties.get("energy", "sum") != "sum":
+            raise ValueError("properties.energy: sum; nothing else is extensive")
+        if self.mode != "geometric" and {*self.properties.values()} - {*NUMBERS}:
+            raise ValueError("properties of atoms and dipoles need mode: geometric, whose directions turn with atoms")
         if self.frames and self.mode != "cartesian":
             raise ValueError("frames: true needs mode: cartesian; geometric mode has exact symmetries")
         if self.frames and self.forces == "direct":

@@ -1,4 +1,4 @@
-"""Forces and stress: the derivatives of the energy by places and by strain."""
+"""What is made of heads: forces and stress, derivatives of the energy by places and by strain; dipoles; charges."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from sciml.adapter import Operate
-from sciml.domains.molecules.config import MoleculesConfig
-from sciml.domains.molecules.encode import FORCES, STRESS
+from sciml.domains.molecules.config import DIPOLES, MoleculesConfig
+from sciml.domains.molecules.encode import CHARGES, FORCES, PUSHES, STRESS
 from sciml.domains.molecules.fitted import Fitted
 from sciml.domains.molecules.frames import framed, unframed
 from sciml.tokens import Axis, Outputs, TokenBatch
 
 PLACES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Voigt order: xx, yy, zz, yz, xz, xy."""
+STRENGTH = 0.1
+"""Of charges, so that those of a network that was not trained are of order one."""
+SMALL = 1e-3
+"""Of a dipole, below which its length is a little too long, so that it has a derivative."""
 
 
 def derive_outputs(config: MoleculesConfig, fit: Fitted, batch: TokenBatch, operate: Operate,
@@ -43,7 +47,36 @@ def derive_outputs(config: MoleculesConfig, fit: Fitted, batch: TokenBatch, oper
 
 
 def _operate(config: MoleculesConfig, batch: TokenBatch, operate: Operate) -> Outputs:
-    return unframed(operate(framed(batch)), batch) if config.frames else operate(batch)
+    if config.frames:
+        return unframed(operate(framed(batch)), batch)
+    outputs = operate(batch)
+    heads = dict(outputs.heads)
+    for name, kind in config.properties.items():
+        if kind == "atoms":
+            heads[name] = own_numbers(heads[name], batch.axes[0])
+        elif kind in DIPOLES:
+            vector = dipole(own_numbers(heads.pop(f"{name}{CHARGES}"), batch.axes[0]), heads.pop(f"{name}{PUSHES}"),
+                            batch)
+            heads[name] = vector if kind == "dipole" else (vector.square().sum(-1, keepdim=True) + SMALL**2).sqrt()
+    return replace(outputs, heads=heads)
+
+
+def own_numbers(values: Tensor, axis: Axis) -> Tensor:
+    """``(1, n, E)``, one for every element an atom could be, → ``(1, n, 1)`` that of the one it is."""
+    assert axis.ids is not None
+    return STRENGTH * values.gather(-1, axis.ids[..., None])
+
+
+def dipole(charges: Tensor, pushes: Tensor, batch: TokenBatch) -> Tensor:
+    """``(S, 3)`` Σ_i q_i r_i + p_i of charges ``(1, n, 1)``, less their mean over a molecule, so that it is the same
+    from every origin, and of atoms' own dipoles ``(1, n, 3)``; turns and is mirrored as the places are."""
+    axis = batch.axes[0]
+    assert axis.segment is not None
+    segment, number = axis.segment[0], batch.num_segments
+    total = charges.new_zeros(number, 1).index_add(0, segment, charges[0])
+    count = segment.bincount(minlength=number)[:, None].to(charges.dtype)
+    neutral = charges[0] - (total / count)[segment]
+    return pushes.new_zeros(number, 3).index_add(0, segment, neutral * axis.coord[0].to(charges.dtype) + pushes[0])
 
 
 def _strained(axis: Axis, strain: Tensor | None) -> Axis:

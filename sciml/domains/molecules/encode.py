@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from sciml import tokens
-from sciml.domains.molecules.config import MoleculesConfig
+from sciml.domains.molecules.config import DIPOLES, NUMBERS, MoleculesConfig
 from sciml.domains.molecules.elements import symbols_of
 from sciml.domains.molecules.fitted import Fitted, count_elements
 from sciml.errors import InputError
@@ -20,6 +20,8 @@ from sciml.tokens import Conditions, Target, TokenBatch
 
 DOMAIN, ELEMENT, FORCES, STRESS = "molecules", "element", "forces", "stress"
 NEAREST_ANGSTROM = 0.3
+CHARGES, PUSHES = "_charges", "_pushes"
+"""What the names of the two heads behind a dipole end with."""
 NEUTRAL = {"charge": 0.0, "spin": 1.0}
 
 
@@ -50,6 +52,7 @@ def encode_configuration(fit: Fitted, frame: Frame, sample: xr.Dataset) -> Token
                            segment=torch.zeros(len(ids), dtype=torch.long))
     if cell is not None:
         axis = replace(axis, period=_tensor(cell[None] / config.cutoff_angstrom))
+    _check_dipole(config, sample, cell, where)
     vector = _conditions(sample, frame, where)
     counts = count_elements(numbers, np.array([len(numbers)]), fit.elements)
     return TokenBatch(DOMAIN, fit.name, _tensor(np.zeros((1, len(ids), 0))), (), (axis,),
@@ -86,6 +89,16 @@ def _conditions(sample: xr.Dataset, frame: Frame, where: object) -> dict[str, Te
                              expected=f"{neutral:g}: this checkpoint was not told of any other {name} in training",
                              fix=f"leave {name} out, or train on data that has it")
     return {name: made[name] for name in frame.conditions}
+
+
+def _check_dipole(config: MoleculesConfig, sample: xr.Dataset, cell: np.ndarray | None, where: object) -> None:
+    """Raises `InputError` where a dipole is asked for and not defined: of a cell, and of an ion, whose dipole depends
+    on the origin."""
+    charge = _number(sample, "charge", 0.0)
+    if (cell is not None or charge != 0) and {*config.properties.values()} & {*DIPOLES}:
+        raise InputError(where, key="dipole", found="a periodic cell" if cell is not None else f"charge {charge:g}",
+                         expected="a neutral molecule: no other has a dipole of its own",
+                         fix="leave the frame out, or train without the dipole")
 
 
 def cell_of(sample: xr.Dataset, where: object) -> np.ndarray | None:
@@ -150,9 +163,18 @@ def _targets(fit: Fitted, config: MoleculesConfig, sample: xr.Dataset, counts: n
     """Labels less their references, which would cost energies of 10⁵ eV their meV in float32. Stress in fewer than
     three periodic directions is not one by volume, and not known."""
     atoms, made = counts.sum(), {}
-    for name, references in fit.references.items():
-        value = _number(sample, name, np.nan) - references.predict(counts)[0]
-        made[name] = _target(np.array([[value]]), fit.scales[name])
+    for name, kind in config.properties.items():
+        scale = fit.scales[name]
+        if kind in NUMBERS:
+            value = _number(sample, name, np.nan) - fit.references[name].predict(counts)[0]
+            made[name] = _target(np.array([[value]]), scale)
+        elif kind == "atoms":
+            numbers = np.asarray(sample["number"].values).astype(np.int64)
+            own = count_elements(numbers, np.ones(len(numbers), np.int64), fit.elements)
+            values = _array(sample, name, (len(numbers),)) - fit.references[name].predict(own)
+            made[name] = _target(values[None, :, None], scale)
+        else:
+            made[name] = _target(_array(sample, name, (3,) if kind == "dipole" else ()).reshape(1, -1), scale)
     if config.forces != "none":
         forces = _array(sample, FORCES, (int(atoms), 3))
         made[FORCES] = _target(forces[None], fit.force_scale)

@@ -10,18 +10,21 @@ import numpy as np
 
 from sciml.adapter import Arrays, arrays_of, joined
 from sciml.data.store import Store
-from sciml.domains.molecules.config import MoleculesConfig
+from sciml.domains.molecules.config import DIPOLES, Kind, MoleculesConfig
 from sciml.domains.molecules.elements import SYMBOLS, symbols_of
-from sciml.domains.molecules.references import Kind, References, fit_references, isolated_references
+from sciml.domains.molecules.references import References, fit_references, isolated_references
 from sciml.domains.molecules.windows import Layout
 from sciml.errors import InputError
 
 SMALLEST_SCALE = 1e-6
+LABELLED: dict[Kind, tuple[tuple[str, ...], str]] = {
+    "atoms": (("atom",), "one number per atom"), "dipole": (("xyz",), "one vector per configuration")}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One data set. references, scales: by property; a scale is that of one atom's part, or of a mean.
+    """One data set. references, scales: by property; a scale is that of one atom's part, or of a mean. Dipoles have no
+    references, numbers of atoms one per element.
 
     force_scale: root mean square of force components, eV/Å, 0 where there are none. units: by property. theory: the
     level of theory its energies and forces were computed at, empty if it doesn't say. conditions: of charge and spin,
@@ -70,17 +73,19 @@ def fit_dataset(store: Store, config: MoleculesConfig) -> Fitted:
         raise InputError(store.url, key="forces", found="none known in the training split", expected="forces",
                          fix="set domains.molecules.forces: none, or give the key of the forces in the source file")
     references, scales, units = {}, {}, {}
+    ones = np.ones(len(numbers), np.int64)
     for name, kind in config.properties.items():
-        values = _labels(layout, name)[train]
-        known = np.isfinite(values)
+        values = _labels(layout, name, kind)[_atoms_of(train, rows) if kind == "atoms" else train]
+        known = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
         if not known.any():
             raise InputError(store.url, key=name, found="not known in the training split", expected="some values",
                              fix="leave it out of domains.molecules.properties")
-        made = _references(layout, name, kind, config, elements, counts[known], values[known])
-        left = values[known] - made.predict(counts[known])
-        units[name] = store.meta.variables[name].unit
-        references[name] = made
-        scales[name] = _scale(name, kind, left, counts[known].sum(1), force_scale)
+        units[name], left = store.meta.variables[name].unit, values[known]
+        own = (count_elements(numbers, ones, elements) if kind == "atoms" else counts)[known]
+        if kind not in DIPOLES:
+            references[name] = _references(layout, name, kind, config, elements, own, left)
+            left = left - references[name].predict(own)
+        scales[name] = _scale(name, kind, left, own.sum(1), force_scale)
     theory = str(store.meta.provenance.options.get("level_of_theory", ""))
     conditions = tuple(name for name in ("charge", "spin") if _conditioned(layout, name))
     return Fitted(store.meta.dataset, elements, references, scales, force_scale, units, theory, conditions)
@@ -109,12 +114,13 @@ def _conditioned(layout: Layout, name: str) -> bool:
     return True
 
 
-def _labels(layout: Layout, name: str) -> np.ndarray:
-    if layout.variables.get(name) != ():
+def _labels(layout: Layout, name: str, kind: Kind) -> np.ndarray:
+    dims, what = LABELLED.get(kind, ((), "one number per configuration"))
+    if layout.variables.get(name) != dims:
         found = "no such label" if name not in layout.variables else f"dimensions {layout.variables[name]}"
-        known = ", ".join(key for key, dims in layout.variables.items()
-                          if dims == () and layout.store.meta.variables[key].role == "label")
-        raise InputError(layout.store.url, key=name, found=found, expected=f"one number per configuration: {known}",
+        known = ", ".join(key for key, own in layout.variables.items()
+                          if own == dims and layout.store.meta.variables[key].role == "label")
+        raise InputError(layout.store.url, key=name, found=found, expected=f"{what} for {kind}: {known or 'none'}",
                          fix="correct domains.molecules.properties")
     return layout.whole(name).astype(np.float64)
 
@@ -123,7 +129,8 @@ def _references(layout: Layout, name: str, kind: Kind, config: MoleculesConfig, 
                 counts: np.ndarray, values: np.ndarray) -> References:
     where = layout.store.url
     if name != "energy" or config.references == "least_squares":
-        return fit_references(elements, counts, values, kind, f"least squares, {layout.store.meta.dataset}, train")
+        return fit_references(elements, counts, values, "mean" if kind == "mean" else "sum",
+                              f"least squares, {layout.store.meta.dataset}, train")
     if "isolated_energy" not in layout.store.meta.variables:
         raise InputError(where, key="isolated_energy", found="none in the store", expected="energies of isolated atoms",
                          fix="give options.isolated in the source file, or set references: least_squares")
