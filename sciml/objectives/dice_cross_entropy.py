@@ -18,6 +18,7 @@ def soft_dice(p: Tensor, value: Tensor, mask: Tensor, segments: Segments | None 
 
     Source: Milletari, Navab, Ahmadi, "V-Net", 2016, with sums instead of sums of squares.
 
+    >>> import torch
     >>> p, v = torch.tensor([[[0.5], [0.5]]]), torch.tensor([[[1.0], [0.0]]])
     >>> soft_dice(p, v, torch.ones(1, 2, 1, dtype=torch.bool)).tolist()
     [0.3333333134651184]
