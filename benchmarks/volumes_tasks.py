@@ -65,20 +65,31 @@ def labels_of(predictor: Predictor, sample: xr.Dataset, truth: xr.Dataset) -> np
     return found
 
 
-def thick_scores(predictor: Predictor, store: Store, factor: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean test Dice by structure of the volumes as they are, and with slices that much thicker, on the same grid."""
+def thick_scores(predictor: Predictor, store: Store, factor: int,
+                 split: Any = "test") -> tuple[dict[str, float], dict[str, float]]:
+    """Mean Dice by structure of the volumes as they are, and with slices that much thicker, interpolated back to the
+    grid on which both are scored."""
     adapter: Any = predictor.adapter("volumes")
-    windows, rng = adapter.open(store, "test"), np.random.default_rng(0)
+    windows, rng = adapter.open(store, split), np.random.default_rng(0)
     values = list(adapter.task.judged.values())
     plain: list[np.ndarray] = []
     thicker: list[np.ndarray] = []
     for i in range(len(windows)):
         sample = windows.draw(i, rng, rng)
         truth = masks(geometry.ras(sample)[LABEL].values, values)
-        for given, into in ((sample, plain), (thickened(sample, factor), thicker)):
+        for given, into in ((sample, plain), (interpolated(thickened(sample, factor), sample), thicker)):
             into.append(dice(masks(labels_of(predictor, given, sample), values), truth, keep=1))
     return tuple({name: float(score) for name, score in zip(adapter.task.judged, np.mean(found, 0))}  # type: ignore[return-value]
                  for found in (plain, thicker))
+
+
+def interpolated(given: xr.Dataset, like: xr.Dataset) -> xr.Dataset:
+    """A sample's images on the grid of another of the same extent, linear along each axis."""
+    coarse, fine = geometry.ras(given), geometry.ras(like)
+    old, new = ([each[name].values for name in geometry.NAMES] for each in (coarse, fine))
+    moved = {name: (geometry.NAMES, geometry.regridded(array.values.astype(np.float64), old, new).astype(np.float32))
+             for name, array in coarse.data_vars.items() if name != LABEL}
+    return xr.Dataset(moved, coords={name: fine[name] for name in geometry.NAMES}, attrs=dict(given.attrs))
 
 
 def few(store: Store, count: int, seed: int) -> Store:
