@@ -96,7 +96,8 @@ def demo(domains: str, out: Path, stores: Path, smallest: bool) -> None:
     console.table(rows, title="What came out (test splits; better: a ratio below 1, of bits per spike and Dice above)")
     click.echo(f"{time.perf_counter() - began:.0f} s, {peak:.1f} GiB; open {out / 'report.html'}")
     store = stores / f"{(DATA | ALONE)['fields' if domains == 'all' else domains]}.zarr"
-    console.next_command(f"sciml rollout {out} --from {store} -o {out / 'rollout.zarr'} --steps 50")
+    console.next_command(f"sciml segment {out} IMAGE.nii.gz -o segmented" if domains == "volumes" else
+                         f"sciml rollout {out} --from {store} -o {out / 'rollout.zarr'} --steps 50")
 
 
 def summary(out: Path) -> list[dict[str, object]]:
