@@ -131,8 +131,10 @@ def _predict(predictor: Predictor, adapter: DomainAdapter, question: Question,
     if question.steps == 0:
         encoded = [adapter.encode(sample) for sample in samples]
         others = encoded if floor is adapter else [floor.encode(sample) for sample in samples]
-        for some, same in zip(alike(encoded), alike(others)):
-            batch, plain = collate(some), collate(same)
+        done = 0
+        for some in alike(encoded):
+            batch, plain = collate(some), collate(others[done: done + len(some)])
+            done += len(some)
             truth = truths(predictor.operator.specs[adapter.name], batch)
             yield (adapter.decode(batch, predictions(batch, predictor.forward(batch))),
                    floor.decode(plain, predictions(plain, zero_outputs(plain))), adapter.decode(batch, truth))
