@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sciml.errors import InputError
 
@@ -23,6 +23,24 @@ class Section(BaseModel):
     """Base of every validated section: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(Section):
+    """A plug-in by name, with its options: `axial`, or ``{window: {size: 8}}``."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        """A name alone, or one name over its options."""
+        if isinstance(raw, str):
+            return {"name": raw}
+        if isinstance(raw, dict) and len(raw) == 1 and "name" not in raw:
+            (name, options), = raw.items()
+            return {"name": name, "options": options or {}}
+        return raw
 
 
 class SourceRecipe(Section):

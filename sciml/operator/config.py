@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, field_validator, model_validator
 
-from sciml.recipe import Section
-
-
-class MixerConfig(Section):
-    """A mixer by name, with its options: `axial`, or ``{window: {size: 8}}``."""
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, raw: object) -> object:
-        """A name alone, or one name over its options."""
-        if isinstance(raw, str):
-            return {"name": raw}
-        if isinstance(raw, dict) and len(raw) == 1 and "name" not in raw:
-            (name, options), = raw.items()
-            return {"name": name, "options": options or {}}
-        return raw
+from sciml.recipe import Named, Section
 
 
 class LevelConfig(Section):
@@ -37,7 +17,7 @@ class LevelConfig(Section):
     width: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=0)
     depth_up: int = Field(default=0, ge=0)
-    mixers: tuple[tuple[MixerConfig, ...], ...] = ((MixerConfig(name="axial"), MixerConfig(name="local")),)
+    mixers: tuple[tuple[Named, ...], ...] = ((Named(name="axial"), Named(name="local")),)
     head_width: int = Field(default=32, ge=4)
     ffn_ratio: float = Field(default=2.0, gt=0)
 
@@ -48,7 +28,7 @@ class LevelConfig(Section):
             return (tuple(raw),)
         return raw
 
-    def block_mixers(self, index: int) -> tuple[MixerConfig, ...]:
+    def block_mixers(self, index: int) -> tuple[Named, ...]:
         """The mixers of block `index` of the level, counted down and then up."""
         return self.mixers[index % len(self.mixers)] if self.mixers else ()
 

@@ -16,14 +16,13 @@ from sciml.adapter import Arrays, Metric, Operate, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
-from sciml.domains.volumes.config import Known, TaskConfig, VolumesConfig
-from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, intensity, onto_grid, plain_batch
+from sciml.domains.volumes.config import Known, VolumesConfig
+from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, onto_grid, plain_batch
 from sciml.domains.volumes.sliding import blended
 from sciml.domains.volumes.tasks import TASKS, Task
-from sciml.domains.volumes.tasks.segment import Segment
 from sciml.domains.volumes.windows import LABEL, Patches, Whole, subjects_of
 from sciml.errors import InputError
-from sciml.recipe import validate
+from sciml.recipe import Named, validate
 from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
 
@@ -58,18 +57,6 @@ class Volumes:
     def modalities(self) -> tuple[str, ...]:
         """In the order of channels, of all data sets."""
         return tuple(dict.fromkeys(name for known in self.datasets.values() for name in known.modalities))
-
-    def intensity(self, arrays: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-        """Modality → the numbers by which a whole volume's values become of order one; a sample that holds a part of it
-        brings them as ``attrs["intensity"]``."""
-        return {n: list(intensity(arrays[n], self.config.intensity)) for n in self.modalities if n in arrays}
-
-    def labels(self, logits: Tensor) -> Tensor:
-        """``(…, outputs)`` → ``(…)`` label values, int64. Raises `InputError` unless the task is segmentation."""
-        if not isinstance(self.task, Segment):
-            raise InputError("volumes", key="task", found=self.config.task.name, expected="segment",
-                             fix="fine-tune the checkpoint with task: segment")
-        return self.task.labels(logits)
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -194,7 +181,7 @@ class Volumes:
         return cls(chosen, make_task(chosen.task).restored(config["task"], arrays), datasets)
 
 
-def make_task(config: TaskConfig) -> Task:
+def make_task(config: Named) -> Task:
     """The task of that name. Raises `InputError` naming the ones that exist, or the option that it doesn't have."""
     task: Task = registry.find(TASKS, config.name, where="domains.volumes.task").create(config.options)
     return task

@@ -6,26 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sciml.recipe import Section
+from sciml.recipe import Named, Section
 
 AxisName = Literal["x", "y", "z"]
-
-
-class TaskConfig(Section):
-    """What is asked: a name in ``sciml.domains.volumes.tasks``, or ``{name: {option: value}}``."""
-
-    name: str = "segment"
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, raw: object) -> object:
-        if isinstance(raw, str):
-            return {"name": raw}
-        if isinstance(raw, dict) and len(raw) == 1 and "name" not in raw:
-            (name, options), = raw.items()
-            return {"name": name, "options": options or {}}
-        return raw
 
 
 class PatchConfig(Section):
@@ -61,7 +44,7 @@ class VolumesConfig(Section):
     that make one token. stem: a name in ``sciml.operator.stems``.
     """
 
-    task: TaskConfig = TaskConfig()
+    task: Named = Named(name="segment")
     patch: int = Field(default=2, ge=1)
     stem: str = "convolution"
     window: tuple[int, int, int] = (64, 64, 64)
