@@ -89,6 +89,16 @@ class Calibrated(Protocol):
         ...
 
 
+@runtime_checkable
+class Meeting(Protocol):
+    """An adapter that may answer about data sets that it wasn't fitted on."""
+
+    def meeting(self, store: Store) -> Self:
+        """The same, knowing the store's units and scale; what it says of it, it learnt elsewhere. Raises `InputError`
+        if it can't."""
+        ...
+
+
 class DomainAdapter(Protocol):
     """One domain. Frozen; `fit` returns a copy that also knows another data set.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from sciml.adapter import DomainAdapter, Question, Sample
+from sciml.adapter import DomainAdapter, Meeting, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.metrics import Interval, paired_blocks
@@ -75,6 +75,9 @@ def evaluate(predictor: Predictor, store: Store, split: SplitName = "test", *, q
     Warns where the checkpoint has seen this data set under other splits: its test samples may have been trained on.
     """
     adapter = predictor.adapter(store.meta.domain)
+    if isinstance(adapter, Meeting):
+        adapter = adapter.meeting(store)
+        predictor = replace(predictor, adapters={**predictor.adapters, adapter.name: adapter})
     result = Evaluation(adapter.name, store.meta.dataset, split)
     seen = dict(predictor.provenance.get("stores", {})).get(store.meta.dataset)
     if seen is not None and seen != store.meta.split_identity():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
 Array = np.ndarray[Any, Any]
 
@@ -65,9 +66,60 @@ def weighted_quantile_loss(prediction: ArrayLike, truth: ArrayLike, levels: Sequ
     losses = []
     for index, level in enumerate(levels):
         p, t, known = _flat(values[..., index], truth, keep)
-        pinball = np.maximum(level * (t - p), (level - 1) * (t - p))
-        losses.append(_ratio(2 * _sum(pinball, known), _sum(np.abs(t), known), empty=~known.any(-1)))
+        losses.append(_ratio(2 * _sum(_pinball(p, t, level), known), _sum(np.abs(t), known), empty=~known.any(-1)))
     return np.mean(losses, axis=0)
+
+
+def _pinball(prediction: Array, truth: Array, level: float) -> Array:
+    return np.maximum(level * (truth - prediction), (level - 1) * (truth - prediction))
+
+
+def crps_of_quantiles(prediction: ArrayLike, truth: ArrayLike, levels: Sequence[float], *, keep: int = 1) -> Array:
+    """Continuous ranked probability score, ``mean Σ w_k 2 ρ_q(t − p_q)`` over ascending levels q_k, in the unit; null:
+    the mean absolute deviation of the truth.
+
+    prediction has the levels last; w_k is the part of [0, 1] that is nearest to q_k. Of the one level 0.5 it is `mae`.
+    Source: Laio & Tamea, Hydrol. Earth Syst. Sci. 11 (2007); Gneiting & Ranjan, J. Bus. Econ. Stat. 29 (2011).
+    """
+    values, q = np.asarray(prediction, np.float64), np.asarray(levels, np.float64)
+    share = np.diff(np.concatenate([[0.0], (q[1:] + q[:-1]) / 2, [1.0]]))
+    total = np.zeros(())
+    for index, (level, weight) in enumerate(zip(q, share)):
+        p, t, known = _flat(values[..., index], truth, keep)
+        total = total + 2 * weight * _ratio(_sum(_pinball(p, t, level), known), known.sum(-1))
+    return total
+
+
+def coverage(low: ArrayLike, high: ArrayLike, truth: ArrayLike, *, keep: int = 1) -> Array:
+    """Share of the truths in [low, high], unit 1; best is what the interval promises."""
+    bottom, t, known = _flat(low, truth, keep)
+    top = _flat(high, truth, keep)[0]
+    inside = np.where(np.isnan(bottom + top), np.nan, (bottom <= t) & (t <= top))
+    return _ratio(_sum(inside, known), known.sum(-1))
+
+
+def interval_width(low: ArrayLike, high: ArrayLike, truth: ArrayLike, *, keep: int = 1) -> Array:
+    """``mean (high − low)`` where the truth is known, in the unit; lower is better at equal `coverage`."""
+    bottom, _, known = _flat(low, truth, keep)
+    return _ratio(_sum(_flat(high, truth, keep)[0] - bottom, known), known.sum(-1))
+
+
+def interval_score(low: ArrayLike, high: ArrayLike, truth: ArrayLike, level: float, *, keep: int = 1) -> Array:
+    """``mean (u − l) + 2/α ((l − t)₊ + (t − u)₊)`` with α = 1 − level, the coverage that [l, u] promises; in the unit.
+
+    Lower is better; it is least at the quantiles α/2 and 1 − α/2. Source: Gneiting & Raftery, J. Am. Stat. Assoc. 102
+    (2007), §6.2. Over the scale of `mase` it is the MSIS of Makridakis et al., Int. J. Forecasting 36 (2020).
+    """
+    bottom, t, known = _flat(low, truth, keep)
+    top = _flat(high, truth, keep)[0]
+    beyond = np.maximum(bottom - t, 0.0) + np.maximum(t - top, 0.0)
+    return _ratio(_sum(top - bottom + 2 / (1 - level) * beyond, known), known.sum(-1))
+
+
+def msis(low: ArrayLike, high: ArrayLike, truth: ArrayLike, history: ArrayLike, level: float, season: int = 1, *,
+         keep: int = 1) -> Array:
+    """`interval_score` over the mean ``|h_i − h_{i − season}|`` of `history`, as `mase`; unit 1."""
+    return _over_naive(interval_score(low, high, truth, level, keep=keep), history, season)
 
 
 def mase(prediction: ArrayLike, truth: ArrayLike, history: ArrayLike, season: int = 1, *, keep: int = 1) -> Array:
@@ -76,11 +128,14 @@ def mase(prediction: ArrayLike, truth: ArrayLike, history: ArrayLike, season: in
     The scale is of the training history of each kept series, known pairs only; keep series apart, then mean over them.
     Source: Hyndman & Koehler 2006. A history with no change gives infinity (0 if the forecast is right).
     """
+    return _over_naive(mae(prediction, truth, keep=keep), history, season)
+
+
+def _over_naive(error: Array, history: ArrayLike, season: int) -> Array:
     past = np.asarray(history, np.float64)
     change = np.abs(past[..., season:] - past[..., :-season])
     known = np.isfinite(change)
     scale = _ratio(_sum(change, known), known.sum(-1))
-    error = mae(prediction, truth, keep=keep)
     return _ratio(error, np.broadcast_to(scale, error.shape), empty=np.isnan(error) | np.isnan(scale))
 
 
@@ -97,6 +152,39 @@ def poisson_bits(rate: ArrayLike, count: ArrayLike, null_rate: ArrayLike, *, kee
     gain = spikes * (np.log2(model) - np.log2(null)) - (model - null) / np.log(2)
     total = _sum(spikes, known)
     return _ratio(_sum(gain, known), total, empty=total == 0)
+
+
+def auroc(score: ArrayLike, label: ArrayLike) -> float:
+    """Area under the receiver operating characteristic of ``(N,)`` scores against bool labels: the chance that a
+    positive scores higher than a negative, ties half. NaN unless there are both.
+    Source: Hanley & McNeil, Radiology 143, 1982.
+
+    >>> auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
+    0.75
+    """
+    scores, positive = np.asarray(score, np.float64), np.asarray(label, bool)
+    count = int(positive.sum())
+    if not 0 < count < len(positive):
+        return float("nan")
+    rank = rankdata(scores)
+    return float((rank[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
+
+
+def average_precision(score: ArrayLike, label: ArrayLike) -> float:
+    """Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, from the highest down: precision P, recall R of all that score as much.
+    NaN without a positive. Source: Su, Yuan & Zhu, ICTIR 2015.
+
+    >>> round(average_precision([0.1, 0.4, 0.35, 0.8], [False, False, True, True]), 4)
+    0.8333
+    """
+    scores, positive = np.asarray(score, np.float64), np.asarray(label, bool)
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    hits = np.cumsum(positive[order])[last]
+    precision, recall = hits / (np.flatnonzero(last) + 1), hits / hits[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def correlation(prediction: ArrayLike, truth: ArrayLike, *, keep: int = 1) -> Array:

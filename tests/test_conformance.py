@@ -21,6 +21,7 @@ from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.testing import CHECKS, Subject, check_domain, prepare
 from sciml.tokens import Outputs, State
+from tests.domains.series.stores import gestures_store
 from tests.domains.volumes.balls import balls_store
 from tests.handles import toy
 
@@ -128,6 +129,19 @@ def test_domains_of_sets_also_work_with_full_attention(name: str, tmp_path: Path
     ids=["regions", "masked", "resampled"])
 def test_tasks_of_volumes_conform(config: dict[str, Any], tmp_path: Path) -> None:
     check_domain("volumes", [balls_store(tmp_path)], config=config)
+
+
+@pytest.mark.parametrize("config", [
+    {"task": "impute"}, {"task": {"anomaly": {"block": 3}}}, {"task": {"forecast": {"quantiles": [0.1, 0.5, 0.9]}}},
+    {"shortest": 12, "missing": 0.3, "inputs": {"spread": True, "level": True, "identity": False}}],
+    ids=["impute", "anomaly", "quantiles", "inputs"])
+def test_tasks_of_series_conform(config: dict[str, Any], tmp_path: Path) -> None:
+    check_domain("series", [series_store(tmp_path)], config={**CASES["series"][1], **config})
+
+
+def test_classes_of_series_conform(tmp_path: Path) -> None:
+    check_domain("series", [gestures_store(tmp_path)], config={"look_back": 24, "patch": 4, "task": {
+        "classify": {"augment": {"noise": 0.1, "crop": 0.1, "warp": 0.2, "scale": 0.1}}}})
 
 
 @pytest.mark.parametrize("config", [{}, {"mode": "cartesian"}, {"mode": "cartesian", "frames": True},

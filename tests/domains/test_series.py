@@ -97,7 +97,7 @@ def test_horizons_too_long_for_a_split_are_not_asked(store: Store) -> None:
     wide = Series.create({"look_back": 36, "horizons": [24, 96, 120]}).fit(store)
     assert [q.name for q in wide.questions(store, "validation")] == ["24", "96"]
     assert [q.name for q in wide.questions(store, "test")] == ["24", "96", "120"]
-    assert wide.datasets["ili"].ridge.provenance["validation_mse"][2] is None
+    assert wide.task.ridges["ili"].ridge.provenance["validation_mse"][2] is None
 
 
 def test_a_batch_agrees_on_its_horizon(series: Series, store: Store) -> None:
@@ -143,8 +143,9 @@ def test_truth_decodes_to_truth_and_zero_to_the_ridge(series: Series, store: Sto
     assert truth["known"].all()
     assert list(truth["variate_unit"].values) == list(sample["variate_unit"].values)
     fit = series.datasets["ili"]
+    ridges = series.task.ridges["ili"]
     history = torch.tensor(((sample["value"].values[:36] - fit.mean) / fit.std).T[None].astype(np.float32))
-    expected = fit.plain.forecast(history, torch.ones_like(history, dtype=torch.bool), 24)[0].T.numpy()
+    expected = ridges.plain.forecast(history, torch.ones_like(history, dtype=torch.bool), 24)[0].T.numpy()
     plain = series.floor()
     found = plain.decode(batch, {"value": plain.encode(sample).targets["value"].predict(zeros(batch)["value"])})
     np.testing.assert_allclose(found["value"][0], expected * fit.std + fit.mean, rtol=1e-4)
@@ -282,7 +283,7 @@ def test_another_data_set_joins_without_moving_the_first(series: Series, store: 
     assert not batch.conditions.lattice["sin_year"].any()
     assert batch.axes[1].coord[0, 0, 0] == pytest.approx(-47 / 36)
     assert float(batch.conditions.vector["log_step"]) == pytest.approx(-np.log(168))
-    cycle = both.datasets["plant"].cycle
+    cycle = both.task.ridges["plant"].cycle
     assert cycle is not None
     assert cycle.name == "day"
     assert "mae_physical" not in [m.name for m in both.metrics()]
@@ -292,7 +293,7 @@ def test_another_data_set_joins_without_moving_the_first(series: Series, store: 
 
 @pytest.mark.parametrize("option", ["spread", "level"])
 def test_options_change_the_input_and_not_the_forecast(series: Series, store: Store, option: str) -> None:
-    other = make(store, **{option: True})
+    other = make(store, inputs={option: True})
     a, b = (s.encode(draw(s, store)) for s in (series, other))
     torch.testing.assert_close(a.targets["value"].baseline, b.targets["value"].baseline)
     if option == "level":

@@ -13,11 +13,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sciml.data.build import build
 from sciml.data.source import read_source
 from sciml.data.store import Store
+from sciml.domains.series import ridges
 from sciml.domains.series.baseline import Ridge, centred, moments, solve
 from sciml.domains.series.calendar import DAY_NS
 from sciml.domains.series.config import SeriesConfig
 from sciml.domains.series.cycle import Cycle
-from sciml.domains.series.fitted import Fitted, fit
+from sciml.domains.series.known import Known, learn
+from sciml.domains.series.layout import Layout
+from sciml.domains.series.ridges import Ridges
 from sciml.recipe import validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +49,12 @@ def windows(values: np.ndarray, look_back: int, horizon: int) -> np.ndarray:
     return sliding_window_view(values, look_back + horizon, axis=0).reshape(-1, look_back + horizon)
 
 
-def scores_on_test(store: Store, known: Fitted, ridge: Ridge, cycle: Cycle | None, look_back: int, horizon: int,
+def fit(store: Store, config: SeriesConfig) -> Ridges:
+    layout = Layout.of(store)
+    return ridges.fit(layout, learn(layout), config)
+
+
+def scores_on_test(store: Store, known: Known, ridge: Ridge, cycle: Cycle | None, look_back: int, horizon: int,
                    ) -> tuple[int, float, float]:
     """Windows of the test split, and the scaled MSE and MAE of a ridge on all of them."""
     block = store.meta.splits.test[0]
@@ -63,7 +71,7 @@ def scores_on_test(store: Store, known: Fitted, ridge: Ridge, cycle: Cycle | Non
 def test_ridge_reproduces_the_figures_of_ili(ili: Store) -> None:
     for horizon, published in zip((24, 36, 48, 60), (2.58, 2.40, 2.36, 2.41)):
         known = fit(ili, config(look_back=36, horizons=[horizon]))
-        _, mse, _ = scores_on_test(ili, known, known.plain, None, 36, horizon)
+        _, mse, _ = scores_on_test(ili, learn(Layout.of(ili)), known.plain, None, 36, horizon)
         assert mse == pytest.approx(published, abs=0.006)
 
 
@@ -82,11 +90,11 @@ def test_ridge_reproduces_the_figures_of_etth1_and_the_day_lowers_them(etth1: St
     published = {96: (2785, 0.383, 0.392), 192: (2689, 0.434, 0.421), 336: (2545, 0.475, 0.441),
                  720: (2161, 0.462, 0.456)}
     for horizon, (count, mse, mae) in published.items():
-        found, plain_mse, plain_mae = scores_on_test(etth1, known, known.plain, None, 96, horizon)
+        found, plain_mse, plain_mae = scores_on_test(etth1, learn(Layout.of(etth1)), known.plain, None, 96, horizon)
         assert found == count
         assert plain_mse == pytest.approx(mse, abs=0.002)
         assert plain_mae == pytest.approx(mae, abs=0.002)
-        assert scores_on_test(etth1, known, known.ridge, known.cycle, 96, horizon)[1] < mse - 0.01
+        assert scores_on_test(etth1, learn(Layout.of(etth1)), known.ridge, known.cycle, 96, horizon)[1] < mse - 0.01
 
 
 class Guarded:

@@ -1,193 +1,172 @@
-"""The domain `series`: multivariate time series on the lattice (variate: set, time), forecast beyond a look-back."""
+"""The domain `series`: multivariate time series on the lattice (variate: set, time). What is asked is the task's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml.adapter import Arrays, Metric, Operate, Question, Windows, arrays_of, joined
+from sciml import registry
+from sciml.adapter import Arrays, Metric, Operate, Question, Sample, Windows, arrays_of, joined
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
 from sciml.domains.series.config import SeriesConfig
-from sciml.domains.series.encode import CHANNEL, HEAD, VECTOR_CONDITIONS, Frame, Window, encode_window, window_of
-from sciml.domains.series.fitted import Fitted
-from sciml.domains.series.fitted import fit as fit_dataset
-from sciml.domains.series.scores import declared
-from sciml.domains.series.scores import score as score_windows
-from sciml.domains.series.windows import Layout, split_windows
+from sciml.domains.series.encode import CHANNEL, Frame
+from sciml.domains.series.known import Known, learn
+from sciml.domains.series.layout import Layout
+from sciml.domains.series.tasks import TASKS, About, Stepping, Task
 from sciml.errors import InputError
-from sciml.recipe import validate
-from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
+from sciml.recipe import Named, validate
+from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
 
 @dataclass(frozen=True)
 class Series:
-    """Forecasts that correct a closed-form ridge, in standardised units (link space).
+    """Series in standardised units, of one clock per data set, of equal or unequal length.
 
-    datasets: what is known of each, by name. reference: look-back (steps) and step (seconds) of the first one fitted,
-    by which coordinates are divided for good. A rollout step forecasts `horizon` cells and slides the look-back over
-    them.
+    datasets: what is known of each, by name; those of `guests` were not trained on and borrow what was learnt of
+    others. reference: look-back (steps) and step (seconds) of the first one fitted, by which coordinates are divided
+    for good.
     """
 
     config: SeriesConfig
-    datasets: Mapping[str, Fitted] = field(default_factory=dict)
+    task: Task
+    datasets: Mapping[str, Known] = field(default_factory=dict)
+    guests: frozenset[str] = frozenset()
     reference: tuple[int, float] | None = None
     name: str = "series"
     differentiate: tuple[str, ...] = ()
 
     @property
     def objective(self) -> str:
-        return self.config.objective
+        return self.task.objective
 
     @property
     def baseline_name(self) -> str:
-        return "ridge"
+        return self.task.baseline_name
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
-        return cls(validate(SeriesConfig, dict(config), where="domains.series"))
+        chosen = validate(SeriesConfig, dict(config), where="domains.series")
+        return cls(chosen, make_task(chosen.task))
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        return replace(self, config=validate(SeriesConfig, dict(config), where="domains.series"))
+        chosen = validate(SeriesConfig, dict(config), where="domains.series")
+        task = self.task if chosen.task == self.config.task else make_task(chosen.task)
+        return replace(self, config=chosen, task=task)
 
     def fit(self, store: Store) -> Self:
-        """Reads the training and validation splits only. See `sciml.domains.series.fitted.fit`."""
-        fitted = fit_dataset(store, self.config)
-        reference = self.reference or (fitted.look_back, fitted.clock.dt)
-        return replace(self, datasets={**self.datasets, fitted.name: fitted}, reference=reference)
+        """Reads the training and validation splits only."""
+        layout = Layout.of(store)
+        known = learn(layout)
+        reference = self.reference or (self.config.look_back_of(known.name), known.clock.dt)
+        return replace(self, task=self.task.fit(layout, known, self.config), reference=reference,
+                       datasets={**self.datasets, known.name: known}, guests=self.guests - {known.name})
+
+    def introduced(self, known: Known) -> Self:
+        """The same, answering about a data set that it wasn't fitted on, by what it learnt of others.
+
+        Raises `InputError` where the task, or identities of variates, need the data set itself.
+        """
+        if known.name in self.datasets and known.name not in self.guests:
+            return self
+        if not (self.task.borrows and self.datasets) or self.config.inputs.identity:
+            raise InputError(known.name, key="dataset", found=f"not one of {', '.join(self.datasets) or 'none yet'}",
+                             expected="a data set that was fitted, or a checkpoint trained with inputs.identity: false",
+                             fix="fit the adapter to its store first (sciml finetune)")
+        return replace(self, datasets={**self.datasets, known.name: known}, guests=self.guests | {known.name})
+
+    def meeting(self, store: Store) -> Self:
+        """`introduced` to a store, whose training split gives the scale of its variates and nothing else."""
+        return self if store.meta.dataset in self.datasets else self.introduced(learn(Layout.of(store)))
 
     def floor(self) -> Self:
-        """The same adapter with the plain ridge, without cycles, as the baseline: the floor of every score."""
-        return replace(self, datasets={name: fit.floor() for name, fit in self.datasets.items()})
+        """The same adapter with the plain classical predictor as the baseline: the floor of every score."""
+        return replace(self, task=self.task.floor())
 
     def spec(self) -> TokenSpec:
+        frame, fitted = self._frame(), self._fitted()
+        identities = {f"{name}/variate": known.variates for name, known in fitted.items()}
         return TokenSpec(
-            domain=self.name, channels=(CHANNEL,), heads={HEAD: HeadSpec("lattice", (CHANNEL,))},
-            lattice_conditions=self._frame().lattice_conditions, vector_conditions=VECTOR_CONDITIONS,
-            identities={f"{name}/variate": fit.variates for name, fit in self.datasets.items()},
-            patch=self.config.patch, units={CHANNEL: "1"})
+            domain=self.name, channels=(CHANNEL,), heads=self.task.heads(fitted),
+            lattice_conditions=frame.lattice_conditions, vector_conditions=frame.vector_conditions,
+            identities=identities if self.config.inputs.identity else {}, patch=self.config.patch, units={CHANNEL: "1"})
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
-        """All windows of the longest horizon that fits the split; `train`: each batch draws one of the horizons."""
-        name = store.meta.dataset
-        horizons = self._known(name, store.url).horizons
-        return split_windows(Layout.of(store), split, self.config.look_back_of(name), horizons, train=train,
-                             missing=self.config.missing)
+        return self.task.open(Layout.of(store), split, self._about(store.meta.dataset, store.url), train=train)
 
-    def starts(self, store: Store, split: SplitName) -> list[xr.Dataset]:
-        """The first window of every block, with all the block's truth; a rollout step is the shortest horizon."""
-        name = store.meta.dataset
-        fit, look_back = self._known(name, store.url), self.config.look_back_of(name)
-        windows = split_windows(Layout.of(store), split, look_back, fit.horizons[:1])
-        return [sample.assign_attrs(horizon=fit.horizons[0]) for sample in windows.whole_blocks()]
+    def starts(self, store: Store, split: SplitName) -> Sequence[Sample]:
+        """The first window of every block, where the task goes on in time."""
+        if not isinstance(self.task, Stepping):
+            return ()
+        return self.task.starts(Layout.of(store), split, self._about(store.meta.dataset, store.url))
 
-    def encode(self, sample: xr.Dataset) -> TokenBatch:
-        """Attributes: dataset; look_back (default: as configured); horizon (default: what follows the look-back in the
-        sample, else the shortest one fitted). Without a truth, the target's mask is False everywhere."""
+    def encode(self, sample: Sample) -> TokenBatch:
+        """Attributes: dataset, where several are known, and those of the task."""
         where = sample.attrs.get("source", "sample")
-        name = sample.attrs.get("dataset") or self._only(where)
-        fit = self._known(name, where)
-        length = sample.sizes.get("time", 0)
-        look_back = int(sample.attrs.get("look_back", min(length, self.config.look_back_of(name))))
-        if "look_back" not in sample.attrs:
-            sample = sample.isel(time=slice(length - look_back, None))
-        horizon = int(sample.attrs.get("horizon", 0)) or sample.sizes["time"] - look_back or fit.horizons[0]
-        return encode_window(fit, self._frame(), window_of(fit, sample, look_back, horizon))
+        about = self._about(sample.attrs.get("dataset") or self._only(where), where)
+        return self.task.encode(self.task.window(sample, about), about, sample)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """``value (sample, time, variate)`` of the horizon, in the variates' units, at ``valid_time (sample, time)``.
-
-        ``known``: where the batch holds a truth.
-        """
-        past = _look_back(batch)
-        target = batch.targets[HEAD]
-        known = target.mask.expand(batch.values.shape)[..., past:, 0]
-        values = predictions[HEAD].expand(batch.values.shape)[..., past:, 0]
-        return self._dataset(batch, values, _ticks(batch)[:, past:], known=known)
+        return self.task.decode(batch, predictions, self._about(batch.dataset, "batch"))
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
-        return operate(batch)
+        return self.task.derive(batch, operate, create_graph)
 
-    def initial(self, sample: xr.Dataset) -> State:
-        """From a look-back; the truth, if the sample has one, is not used."""
+    def initial(self, sample: Sample) -> State:
+        """From a look-back. Raises `InputError` for a task that has no steps."""
         batch = self.encode(sample)
-        past = _look_back(batch)
-        target = batch.targets[HEAD]
-        assert batch.observed is not None
-        extra = {"history": target.value[..., :past, 0], "observed": batch.observed[..., :past, 0],
-                 "ticks": torch.from_numpy(_ticks(batch))}
-        blind = replace(target, value=torch.cat([target.value[..., :past, :], torch.zeros_like(
-            target.value[..., past:, :])], -2), mask=torch.zeros_like(target.mask))
-        return State(batch=replace(batch, targets={HEAD: blind}), extra=extra)
+        return self._stepping().initial(batch, self._about(batch.dataset, "rollout"))
 
     def advance(self, state: State, outputs: Outputs) -> State:
-        """The horizon's forecast becomes the end of the look-back; time moves by horizon · dt."""
-        batch, fit = state.batch, self._known(state.batch.dataset, "rollout")
-        past, ticks = _look_back(batch), state.extra["ticks"].cpu().numpy()
-        forecast = batch.targets[HEAD].predict(outputs[HEAD])[..., past:, 0]
-        horizon = forecast.shape[-1]
-        history = torch.cat([state.extra["history"], forecast], -1)[..., -past:]
-        observed = torch.cat([state.extra["observed"], torch.ones_like(forecast, dtype=torch.bool)], -1)[..., -past:]
-        ticks = ticks + horizon * fit.clock.step
-        window = Window(history, observed, ticks, _members(batch), None, batch.sources)
-        return replace(state, batch=encode_window(fit, self._frame(), window), step=state.step + 1,
-                       elapsed=state.elapsed + horizon * fit.clock.dt,
-                       extra={"history": history, "observed": observed, "forecast": forecast,
-                              "ticks": torch.from_numpy(ticks)})
+        return self._stepping().advance(state, outputs, self._about(state.batch.dataset, "rollout"))
 
     def observe(self, state: State) -> xr.Dataset:
-        """The cells forecast last; before the first step, the look-back. As `decode`, without ``known``."""
-        past, ticks = _look_back(state.batch), state.extra["ticks"].cpu().numpy()
-        if "forecast" not in state.extra:
-            seen = torch.where(state.extra["observed"], state.extra["history"], torch.nan)
-            return self._dataset(state.batch, seen, ticks[:, :past])
-        forecast = state.extra["forecast"]
-        horizon, step = forecast.shape[-1], self._known(state.batch.dataset, "rollout").clock.step
-        return self._dataset(state.batch, forecast, ticks[:, past:past + 1] + step * np.arange(-horizon, 0))
+        return self._stepping().observe(state, self._about(state.batch.dataset, "rollout"))
+
+    def _stepping(self) -> Stepping:
+        if not isinstance(self.task, Stepping):
+            raise InputError("rollout", key="domains.series.task", found=self.config.task.name, expected="forecast",
+                             fix="use a checkpoint that forecasts")
+        return self.task
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
-        """One per horizon that fits the split, named by its steps; windows overlap by look-back and horizon."""
-        name = store.meta.dataset
-        layout, look_back, result = Layout.of(store), self.config.look_back_of(name), []
-        fitting = split_windows(layout, split, look_back, self._known(name, store.url).horizons, train=True).horizons
-        for horizon in fitting:
-            windows = split_windows(layout, split, look_back, (horizon,))
-            result.append(Question(str(horizon), windows, block=look_back + horizon, look_back=True,
-                                   options={"dataset": name, "look_back": look_back, "horizon": horizon}))
-        return result
+        return self.task.questions(Layout.of(store), split, self._about(store.meta.dataset, store.url))
 
     def metrics(self) -> tuple[Metric, ...]:
-        return declared(self._unit())
+        return self.task.metrics(self._unit())
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
-        return score_windows(self._known(question.options["dataset"], "question"), self._unit(), prediction, truth)
+        about = self._about(question.options["dataset"], "question")
+        return self.task.score(question, prediction, truth, about, self._unit())
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        datasets, arrays = joined({name: fit.state() for name, fit in self.datasets.items()})
-        return {"config": self.config.model_dump(mode="json"), "reference": self.reference,
-                "datasets": datasets}, arrays
+        known = joined({name: known.state() for name, known in self._fitted().items()})
+        parts, arrays = joined({"datasets": known, "task": self.task.state()})
+        return {"config": self.config.model_dump(mode="json"), "reference": self.reference, **parts}, arrays
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        datasets = {name: Fitted.restore(name, part, arrays_of(name, arrays))
+        chosen = validate(SeriesConfig, config["config"], where="checkpoint domains.series")
+        known = arrays_of("datasets", arrays)
+        datasets = {name: Known.restore(name, part, arrays_of(name, known))
                     for name, part in config["datasets"].items()}
+        task = make_task(chosen.task).restored(config["task"], arrays_of("task", arrays))
         reference = config["reference"]
-        return cls(validate(SeriesConfig, config["config"], where="checkpoint"), datasets,
-                   None if reference is None else (int(reference[0]), float(reference[1])))
+        return cls(chosen, task, datasets,
+                   reference=None if reference is None else (int(reference[0]), float(reference[1])))
 
-    def _known(self, name: str, where: object) -> Fitted:
+    def _about(self, name: str, where: object) -> About:
         if name not in self.datasets:
             known = ", ".join(self.datasets) or "none yet"
             raise InputError(where, key="dataset", found=name, expected=f"one of {known}",
                              fix="fit the adapter to its store first (sciml finetune)")
-        return self.datasets[name]
+        return About(self.datasets[name], self._frame(), self.config)
 
     def _only(self, where: object) -> str:
         if len(self.datasets) != 1:
@@ -195,42 +174,23 @@ class Series:
                              fix="set dataset.attrs['dataset']")
         return next(iter(self.datasets))
 
+    def _fitted(self) -> dict[str, Known]:
+        return {name: known for name, known in self.datasets.items() if name not in self.guests}
+
     def _frame(self) -> Frame:
         look_back, dt = self.reference or (self.config.look_back, 1.0)
-        used = {period for fit in self.datasets.values() for period in fit.calendar}
-        return Frame(look_back, dt, tuple(p for p in PERIODS_NS if p in used), self.config.spread, self.config.level)
+        fitted = self._fitted().values()
+        used = {period for known in fitted for period in known.calendar} if self.config.inputs.calendar else set()
+        return Frame(look_back, dt, tuple(p for p in PERIODS_NS if p in used),
+                     tuple(dict.fromkeys(name for known in fitted for name in known.covariates.names)),
+                     tuple(dict.fromkeys(name for known in fitted for name in known.static.names)), self.config.inputs)
 
     def _unit(self) -> str | None:
-        units = {unit for fit in self.datasets.values() for unit in fit.units}
+        units = {unit for known in self.datasets.values() for unit in known.units}
         return units.pop() if len(units) == 1 else None
 
-    def _dataset(self, batch: TokenBatch, values: Tensor, ticks: np.ndarray, known: Tensor | None = None) -> xr.Dataset:
-        """Standardised ``(B, V, T)`` values in physical units."""
-        fit, members = self._known(batch.dataset, "batch"), _members(batch)
-        physical = values.detach().cpu().double().numpy() * fit.std[members, None] + fit.mean[members, None]
-        dims = ("sample", "time", "variate")
-        data = {HEAD: (dims, physical.swapaxes(1, 2))}
-        if known is not None:
-            data["known"] = (dims, known.cpu().numpy().swapaxes(1, 2))
-        times = fit.clock.times(np.broadcast_to(ticks, (len(physical), ticks.shape[1])))
-        return xr.Dataset(data, coords={
-            "valid_time": (("sample", "time"), times),
-            "variate": [fit.variates[i] for i in members], "variate_unit": ("variate", [fit.units[i] for i in members]),
-            "source": ("sample", list(batch.sources))}, attrs={"domain": self.name, "dataset": fit.name})
 
-
-def _look_back(batch: TokenBatch) -> int:
-    """Cells up to and with the last known time, whose coordinate is 0."""
-    return int((batch.axes[1].coord[0, :, 0] <= 1e-6).sum())
-
-
-def _ticks(batch: TokenBatch) -> np.ndarray:
-    ids = batch.axes[1].ids
-    assert ids is not None
-    return ids.expand(batch.num_segments, -1).cpu().numpy()
-
-
-def _members(batch: TokenBatch) -> np.ndarray:
-    ids = batch.axes[0].ids
-    assert ids is not None
-    return ids[0].cpu().numpy()
+def make_task(config: Named) -> Task:
+    """The task of that name. Raises `InputError` naming the ones that exist, or the option that it doesn't have."""
+    task: Task = registry.find(TASKS, config.name, where="domains.series.task").create(config.options)
+    return task

@@ -10,7 +10,7 @@ Hoerl & Kennard, Technometrics 12 (1970); the window's mean removed as in Kim et
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -20,6 +20,9 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
 MEMO_SIZE = 256
+COLUMNS = 1024
+MOST_BYTES = 64 << 20
+"""Of the Gram matrices that are solved at once where cells are missing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int]) -
     """
     sums, pairs = _Sums(look_back, tuple(ends)), _Sums(look_back, tuple(ends))
     rows = np.zeros(len(ends), np.int64)
-    for piece in pieces:
+    for piece in _side_by_side(pieces):
         there = np.isfinite(piece)
         sums.add(np.where(there, piece, 0.0))
         pairs.add(there.astype(np.float64))
@@ -58,6 +61,17 @@ def moments(pieces: Sequence[np.ndarray], look_back: int, ends: Sequence[int]) -
         if np.rint(seen).min() < rows[r]:
             gram[r] = _semidefinite(gram[r])
     return Moments(tuple(ends), gram, cross, power, rows)
+
+
+def _side_by_side(pieces: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pieces of one length as more columns of one: which variate a column is doesn't matter here."""
+    by_length: dict[int, list[np.ndarray]] = {}
+    for piece in pieces:
+        by_length.setdefault(len(piece), []).append(piece)
+    for alike in by_length.values():
+        together = max(1, COLUMNS // alike[0].shape[1])
+        for start in range(0, len(alike), together):
+            yield np.concatenate(alike[start:start + together], 1)
 
 
 class _Sums:
@@ -207,13 +221,50 @@ class Ridge:
         if bool(observed.all()):
             weights = self.solved(np.ones(history.shape[-1], bool), horizon)[0]
             return mean + x @ weights.to(x)
-        rows, where = np.unique(observed.reshape(-1, observed.shape[-1]).cpu().numpy(), axis=0, return_inverse=True)
-        flat, place = x.flatten(0, 1), torch.as_tensor(where.reshape(-1), device=x.device)
-        result = flat.new_zeros((len(flat), horizon))
-        for i, row in enumerate(rows):
-            chosen = (place == i).nonzero()[:, 0]
-            result = result.index_copy(0, chosen, flat[chosen] @ self.solved(row, horizon)[0].to(x))
-        return mean + result.unflatten(0, history.shape[:2])
+        return self.completed(history, observed, horizon)[..., history.shape[-1]:]
+
+    def completed(self, history: Tensor, observed: Tensor, horizon: int = 0) -> Tensor:
+        """``(B, V, L + horizon)`` what is expected of every cell, given those of ``(B, V, L)`` that were observed;
+        differentiable.
+
+        The same formula for cells of the look-back, whose C is G itself: interpolation, smoothed by λ where observed.
+        """
+        length = history.shape[-1]
+        flat, seen = history.reshape(-1, length), observed.reshape(-1, length)
+        rows = max(1, MOST_BYTES // (8 * length * length))
+        parts = [self._completed(x.double(), m.double(), horizon) for x, m in zip(flat.split(rows), seen.split(rows))]
+        return torch.cat(parts).to(history).unflatten(0, history.shape[:-1])
+
+    def _completed(self, x: Tensor, seen: Tensor, horizon: int) -> Tensor:
+        length = x.shape[1]
+        count = seen.sum(1, keepdim=True).clamp_min(1)
+        mean = (x * seen).sum(1, keepdim=True) / count
+        centred_x, parts = (x - mean) * seen, []
+        for r in range(len(self.moments.ends)):
+            steps = self.moments.range(r)
+            wanted = max(min(steps.stop, horizon) - steps.start, 0)
+            if r and not wanted:
+                break
+            gram = torch.from_numpy(self.moments.gram[r][-length:, -length:]).to(x)
+            weights, row = self._solved(gram, seen, centred_x, count, self.strengths[r])
+            cross = torch.from_numpy(self.moments.cross[-length:, steps][:, :wanted]).to(x)
+            less = (row * weights).sum(1, keepdim=True) / count
+            parts += [weights @ gram - less] * (r == 0) + [weights @ cross - less]
+        return mean + torch.cat(parts, 1)
+
+    @staticmethod
+    def _solved(gram: Tensor, seen: Tensor, x: Tensor, count: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """``P (P G P + λ I)⁻¹ P x`` and ``G m``, ``(n, L)`` each, for masks m ``(n, L)`` of what was observed."""
+        row = seen @ gram
+        centred_gram = gram - (row[:, :, None] + row[:, None]) / count[..., None]
+        centred_gram = (centred_gram + ((row * seen).sum(1, keepdim=True) / count**2)[..., None])
+        centred_gram = centred_gram * seen[:, :, None] * seen[:, None]
+        scale = centred_gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) / count
+        moves = scale > 1e-12
+        added = torch.where(moves, seen * strength * scale + (1 - seen), 1.0)
+        factor = torch.linalg.cholesky(centred_gram * moves[..., None] + torch.diag_embed(added))
+        weights = torch.cholesky_solve((x * moves)[..., None], factor)[..., 0] * seen
+        return (weights - weights.sum(1, keepdim=True) / count) * seen, row
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         config = {"kind": "ridge", "ends": list(self.moments.ends), "strengths": list(self.strengths),

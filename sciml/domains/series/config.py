@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sciml.recipe import Section
+from sciml.recipe import Named, Section
 
 
 class DatasetConfig(Section):
@@ -34,28 +34,38 @@ class RidgeConfig(Section):
     cycles: tuple[Literal["day", "week", "year"], ...] = ("day", "week", "year")
 
 
-class SeriesConfig(Section):
-    """look_back, horizons: in time steps. patch: time steps per token. calendar: sin and cos of day, week and year.
+class InputConfig(Section):
+    """What the operator is told beside the values. calendar: sin and cos of day, week and year. spread: look-backs are
+    divided by their own standard deviation. level: their mean, which is removed. identity: which variate it is;
+    without, data sets that weren't fitted can be forecast, too."""
 
-    spread: divide the look-back by its standard deviation. level: tell the operator the window's mean, which is
-    removed. missing: in training, the largest share of the look-back hidden as one gap. datasets: overrides by name.
-    """
-
-    look_back: int = Field(default=96, ge=2)
-    horizons: tuple[int, ...] = Field(default=(96, 192, 336, 720), min_length=1)
-    patch: int = Field(default=24, ge=1)
     calendar: bool = True
     spread: bool = False
     level: bool = False
+    identity: bool = True
+
+
+class SeriesConfig(Section):
+    """look_back, horizons: in time steps. shortest: training draws each batch's look-back from there on (null: all have
+    `look_back`). patch: time steps per token. missing: in training, the largest share of the look-back that is hidden,
+    as one gap in all variates or cell by cell. datasets: overrides by name.
+    """
+
+    task: Named = Named(name="forecast")
+    look_back: int = Field(default=96, ge=2)
+    shortest: int | None = Field(default=None, ge=2)
+    horizons: tuple[int, ...] = Field(default=(96, 192, 336, 720), min_length=1)
+    patch: int = Field(default=24, ge=1)
     missing: float = Field(default=0.0, ge=0, lt=1)
-    objective: str = "mse"
+    inputs: InputConfig = InputConfig()
     ridge: RidgeConfig = RidgeConfig()
     datasets: dict[str, DatasetConfig] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _ascending(self) -> SeriesConfig:
-        _check_horizons(self.horizons)
-        return self
+    @field_validator("horizons")
+    @classmethod
+    def _ascending(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
+        _check_horizons(horizons)
+        return horizons
 
     def look_back_of(self, dataset: str) -> int:
         return self.datasets.get(dataset, DatasetConfig()).look_back or self.look_back

@@ -1,4 +1,4 @@
-"""Scores of forecasts, per window."""
+"""Scores of forecasts and of cells filled in, per window."""
 
 from __future__ import annotations
 
@@ -7,30 +7,39 @@ import xarray as xr
 
 from sciml import metrics
 from sciml.adapter import Metric
-from sciml.domains.series.fitted import Fitted
+from sciml.domains.series.known import Known
 
 REDUCTION = "mean over variates, times and steps of a window, then over windows"
 
 
-def declared(unit: str | None) -> tuple[Metric, ...]:
-    """mse and mae in standardised units, mase, and mae in the variates' own unit if they share one."""
-    shared = (Metric("mse", "1", REDUCTION, null=1.0), Metric("mae", "1", REDUCTION),
-              Metric("mase", "1", "mean over variates of error over seasonal naive error, then over windows", null=1.0))
-    return shared if unit is None else (*shared, Metric("mae_physical", unit, REDUCTION))
+def declared(unit: str | None, *, seasonal: bool = True, quantiles: bool = False) -> tuple[Metric, ...]:
+    """mse and mae in standardised units, mase if `seasonal`, the weighted quantile loss and the share of truths between
+    the outer `quantiles`, and mae in the variates' own unit if they share one."""
+    found = [Metric("mse", "1", REDUCTION, null=1.0), Metric("mae", "1", REDUCTION)]
+    if seasonal:
+        found.append(Metric("mase", "1", "mean over variates of error over seasonal naive error, then over windows",
+                            null=1.0))
+    if quantiles:
+        found += [Metric("wql", "1", "2 Σ pinball / Σ |truth − mean| of a window, mean over levels, then over windows"),
+                  Metric("coverage", "1", REDUCTION, higher=None)]
+    return tuple(found) if unit is None else (*found, Metric("mae_physical", unit, REDUCTION))
 
 
-def score(fit: Fitted, unit: str | None, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+def score(known: Known, unit: str | None, prediction: xr.Dataset, truth: xr.Dataset, *,
+          seasonal: bool = True) -> dict[str, np.ndarray]:
     """Name → ``(sample,)``. `truth` may hold the look-back, too; NaN and cells whose ``known`` is False don't count."""
     p, t = _cells(prediction), _cells(truth)
-    members = fit.members([str(v) for v in prediction["variate"].values], where="prediction")
+    members = known.members([str(v) for v in prediction["variate"].values], where="prediction")
     t = t[..., t.shape[-2] - p.shape[-2]:, :]
-    std, mean, naive = fit.std[members], fit.mean[members], fit.naive[members]
+    std, mean, naive = known.std[members], known.mean[members], known.naive[members]
     scaled = (p - mean) / std, (t - mean) / std
-    absolute = metrics.mae(np.moveaxis(p, -1, 1), np.moveaxis(t, -1, 1), keep=2)
-    ratio = np.where(naive > 0, absolute / np.where(naive > 0, naive, 1.0), np.nan)
-    counted = np.isfinite(ratio)
-    mase = np.where(counted, ratio, 0.0).sum(1) / np.maximum(counted.sum(1), 1)
-    result = {"mse": metrics.mse(*scaled), "mae": metrics.mae(*scaled), "mase": np.where(counted.any(1), mase, np.nan)}
+    result = {"mse": metrics.mse(*scaled), "mae": metrics.mae(*scaled)}
+    if seasonal:
+        absolute = metrics.mae(np.moveaxis(p, -1, 1), np.moveaxis(t, -1, 1), keep=2)
+        ratio = np.where(naive > 0, absolute / np.where(naive > 0, naive, 1.0), np.nan)
+        counted = np.isfinite(ratio)
+        mase = np.where(counted, ratio, 0.0).sum(1) / np.maximum(counted.sum(1), 1)
+        result["mase"] = np.where(counted.any(1), mase, np.nan)
     if unit is not None:
         result["mae_physical"] = metrics.mae(p, t)
     return result

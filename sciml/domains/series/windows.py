@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
-from sciml.data.schema import Block, SplitName, StoreMeta
-from sciml.data.store import Store
+from sciml.adapter import Windows
+from sciml.data.schema import Block, SplitName
+from sciml.domains.series.config import SeriesConfig
+from sciml.domains.series.layout import VARIABLE, Layout
 from sciml.errors import InputError
 
-VARIABLE = "value"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What every sample of a store shares: labels, units, times and where its values are."""
-
-    store: Store
-    coords: xr.Dataset
-
-    @classmethod
-    def of(cls, store: Store) -> Layout:
-        """Raises `InputError` unless the store holds one variable ``value (time, variate)``."""
-        known = store.meta.variables.get(VARIABLE)
-        if known is None or known.dims != ("time", "variate"):
-            raise InputError(store.url, key=VARIABLE, found=_found(store.meta),
-                             expected="a state variable value (time, variate)",
-                             fix="build the store as domain series, or pass it to its own domain")
-        return cls(store, xr.Dataset(coords={
-            "time": store.coord("time"), "variate": np.array(store.members("variate")),
-            "variate_unit": ("variate", store.coord("variate_unit"))}))
-
-    @property
-    def time(self) -> np.ndarray:
-        return np.asarray(self.coords["time"].values)
-
-    @property
-    def variates(self) -> np.ndarray:
-        return np.asarray(self.coords["variate"].values)
-
-    @property
-    def units(self) -> np.ndarray:
-        return np.asarray(self.coords["variate_unit"].values)
-
-    def sample(self, group: int, start: int, now: int, stop: int) -> xr.Dataset:
-        """``value (time, variate)`` for start ≤ t < stop, of which t < now is the look-back."""
-        name = self.store.meta.dataset
-        sample = self.coords.isel(time=slice(start, stop))
-        sample[VARIABLE] = ("time", "variate"), self.store.read(VARIABLE, group, start, stop)
-        sample.attrs = {"domain": "series", "dataset": name, "look_back": now - start, "horizon": stop - now,
-                        "source": f"{name}/{self.store.meta.group_dim} {group} @ {now}"}
-        return sample
-
-
-def _found(meta: StoreMeta) -> str:
-    return f"domain {meta.domain} with {', '.join(f'{n} {v.dims}' for n, v in meta.variables.items())}"
+Pattern = Literal["random", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +24,8 @@ class SeriesWindows:
     """Every window of some blocks, in order of time.
 
     horizons: one, or in training several, of which the batch draws one (`batch_rng`). inside: the look-back, too, lies
-    in the block. missing: the largest share of the look-back that training hides as one gap in all variates.
+    in the block. shortest: the batch draws its look-back from there on. missing: the largest share of the look-back
+    that training hides, as one gap in all variates or cell by cell.
     """
 
     layout: Layout
@@ -73,60 +33,143 @@ class SeriesWindows:
     look_back: int
     horizons: tuple[int, ...]
     inside: bool = False
+    shortest: int | None = None
     missing: float = 0.0
 
     def __len__(self) -> int:
-        return sum(self._counts(self.horizons[0]))
+        return self.count(self.horizons[0])
+
+    def count(self, horizon: int) -> int:
+        """How many windows reach that far."""
+        ends = self._ends[horizon]
+        return int(ends[-1]) if len(ends) else 0
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         """Window `index`; for a longer horizon, which has fewer windows, the one at the same relative place."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
-        horizon = self.horizons[0]
+        horizon, look_back = self.horizons[0], self.look_back
         if len(self.horizons) > 1:
             horizon = self.horizons[int(batch_rng.integers(len(self.horizons)))]
-        counts = self._counts(horizon)
-        place, ends = index * sum(counts) // len(self), np.cumsum(counts)
+        if self.shortest is not None:
+            look_back = int(batch_rng.integers(self.shortest, self.look_back + 1))
+        place, ends = index * self.count(horizon) // len(self), self._ends[horizon]
         which = int(np.searchsorted(ends, place, side="right"))
         block = self.blocks[which]
-        now = self._first(block) + place - int(ends[which]) + counts[which]
-        sample = self.layout.sample(block.group, now - self.look_back, now, now + horizon)
-        return _hide(sample, self.look_back, self.missing, rng) if self.missing else sample
+        now = block.stop - horizon - int(ends[which] - 1 - place)
+        sample = self._sample(block, now - look_back, now, now + horizon)
+        return hide(sample, look_back, self.missing, rng) if self.missing else sample
 
     def whole_blocks(self) -> list[xr.Dataset]:
         """For every block with a window: its first look-back and all that follows in the block."""
-        kept = [b for b, count in zip(self.blocks, self._counts(self.horizons[0])) if count]
-        return [self.layout.sample(b.group, self._first(b) - self.look_back, self._first(b), b.stop) for b in kept]
+        counts = np.diff(self._ends[self.horizons[0]], prepend=0)
+        kept = [b for b, count in zip(self.blocks, counts) if count]
+        return [self._sample(b, self._first(b) - self.look_back, self._first(b), b.stop) for b in kept]
+
+    def _sample(self, block: Block, start: int, now: int, stop: int) -> xr.Dataset:
+        return self.layout.sample(block.group, start, stop, look_back=now - start, horizon=stop - now)
 
     def _first(self, block: Block) -> int:
         return block.start + self.look_back if self.inside else max(block.start, self.look_back)
 
-    def _counts(self, horizon: int) -> list[int]:
-        return [max(0, b.stop - horizon - self._first(b) + 1) for b in self.blocks]
+    @cached_property
+    def _ends(self) -> dict[int, np.ndarray]:
+        """By horizon, how many windows there are up to and with each block."""
+        first = np.array([self._first(block) for block in self.blocks], np.int64)
+        stop = np.array([block.stop for block in self.blocks], np.int64)
+        return {h: np.cumsum(np.maximum(stop - h - first + 1, 0)) for h in self.horizons}
 
 
-def split_windows(layout: Layout, split: SplitName, look_back: int, horizons: Sequence[int], *, train: bool = False,
-                  missing: float = 0.0) -> SeriesWindows:
-    """The windows of a split; horizons for which it is too short are left out.
+def split_windows(layout: Layout, split: SplitName, config: SeriesConfig, horizons: Sequence[int], *,
+                  train: bool = False) -> SeriesWindows:
+    """The windows of a split; horizons for which it is too short are left out, but for the longest that fits unless
+    `train`.
 
     Training windows lie in their blocks altogether. Raises `InputError` if no horizon has a window.
     """
-    meta = layout.store.meta
-    windows = SeriesWindows(layout, meta.splits.of(split), look_back, tuple(horizons), split == "train",
-                            missing if train else 0.0)
-    fitting = tuple(h for h in horizons if sum(windows._counts(h)) > 0)
+    look_back = config.look_back_of(layout.name)
+    windows = SeriesWindows(layout, layout.store.meta.splits.of(split), look_back, tuple(horizons), split == "train",
+                            config.shortest if train else None, config.missing if train else 0.0)
+    fitting = tuple(h for h in horizons if windows.count(h) > 0)
     if not fitting:
         longest = max((b.stop - b.start for b in windows.blocks), default=0)
         raise InputError(layout.store.url, key=f"{split} split", found=f"blocks of at most {longest} steps",
                          expected=f"room for look-back {look_back} and horizon {min(horizons)}",
-                         fix=f"set look_back and horizons under domains.series.datasets.{meta.dataset}")
-    return SeriesWindows(layout, windows.blocks, look_back, fitting if train else fitting[-1:], windows.inside,
-                         windows.missing)
+                         fix=f"set look_back and horizons under domains.series.datasets.{layout.name}")
+    return replace(windows, horizons=fitting if train else fitting[-1:])
 
 
-def _hide(sample: xr.Dataset, look_back: int, share: float, rng: np.random.Generator) -> xr.Dataset:
+@dataclass(frozen=True)
+class Pages:
+    """Stretches of `length` steps of some blocks, every `stride`-th; a block that is shorter is one of its own, whole.
+    """
+
+    layout: Layout
+    blocks: tuple[Block, ...]
+    length: int
+    stride: int
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        block = self.blocks[which]
+        last = int(self._ends[which] - 1 - index)
+        start = max(block.start, block.stop - self.length - last * self.stride)
+        return self.layout.sample(block.group, start, min(start + self.length, block.stop))
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        sizes = np.array([block.stop - block.start for block in self.blocks], np.int64)
+        return np.cumsum(np.maximum(sizes - self.length, 0) // self.stride + 1)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Windows of forecasts whose look-backs miss a share of their cells, the same ones in every epoch."""
+
+    windows: Windows
+    share: float
+    pattern: Pattern
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        sample, fixed = self.windows.draw(index, rng, batch_rng), np.random.default_rng([0, index])
+        shape = (int(sample.attrs["look_back"]), sample.sizes["variate"])
+        return without(sample, hidden(shape, self.share, self.pattern, fixed))
+
+
+def hide(sample: xr.Dataset, look_back: int, share: float, rng: np.random.Generator) -> xr.Dataset:
+    """Half of the time one gap in all variates, else single cells, of at most that share of the look-back."""
+    if rng.random() < 0.5:
+        return without(sample, hidden((look_back, sample.sizes["variate"]), share * rng.random(), "random", rng))
     gap = int(rng.integers(0, int(share * look_back) + 1))
     start = int(rng.integers(0, look_back - gap + 1))
-    values = sample[VARIABLE].values.copy()
-    values[start:start + gap] = np.nan
+    mask = np.zeros((look_back, sample.sizes["variate"]), bool)
+    mask[start:start + gap] = True
+    return without(sample, mask)
+
+
+def hidden(shape: tuple[int, int], share: float, pattern: Pattern, rng: np.random.Generator) -> np.ndarray:
+    """``(T, V)`` bool, True for that share of the cells: at random, or for every variate in blocks of a twelfth of T.
+    """
+    if pattern == "random":
+        return np.asarray(rng.random(shape) < share)
+    length, num_variates = shape
+    block = max(1, length // 12)
+    count = -(-length // block)
+    chosen = rng.random((count, num_variates)).argsort(0) < round(share * count)
+    shift = int(rng.integers(block))
+    return np.roll(np.repeat(chosen, block, 0), shift, 0)[:length]
+
+
+def without(sample: xr.Dataset, mask: np.ndarray) -> xr.Dataset:
+    """The sample with the first cells of time, where `mask` says so, missing."""
+    values = np.array(sample[VARIABLE].values)
+    values[:len(mask)][mask] = np.nan
     return sample.assign({VARIABLE: (("time", "variate"), values)})

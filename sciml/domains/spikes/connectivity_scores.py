@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from sciml.domains.spikes.metrics import Array
 from sciml.errors import InputError
+from sciml.metrics import auroc, average_precision
 
 
 @dataclass(frozen=True)
@@ -73,33 +74,6 @@ def pairs(score: ArrayLike, weight: ArrayLike) -> Array:
         raise InputError("score", key="shape", found=f"{s.shape} for weights {w.shape}",
                          expected="equal square (target, source)", fix="keep the observed units of the truth alone")
     return np.asarray(~np.isnan(s) & ~np.isnan(w) & ~np.eye(len(s), dtype=bool))
-
-
-def auroc(score: ArrayLike, linked: ArrayLike) -> float:
-    """Area under the receiver operating characteristic of values ``(n,)`` with boolean labels; null: ½.
-
-    The chance that a linked pair scores above an unlinked one, ties counting half: ``(R − P(P + 1)/2) / (P N)`` with R
-    the sum of midranks of the P linked (Hanley & McNeil, Radiology 143, 1982). NaN unless there are both kinds.
-    """
-    from scipy.stats import rankdata
-    s, truth = np.asarray(score, np.float64), np.asarray(linked, bool)
-    num, others = int(truth.sum()), int((~truth).sum())
-    if num == 0 or others == 0:
-        return float("nan")
-    return float((rankdata(s)[truth].sum() - num * (num + 1) / 2) / (num * others))
-
-
-def auprc(score: ArrayLike, linked: ArrayLike) -> float:
-    """Area under precision against recall as average precision, ``Σ (R_k − R_{k−1}) P_k`` over distinct thresholds.
-
-    Steps, not trapezoids, which flatter (Davis & Goadrich, ICML 2006); as scikit-learn's average_precision_score. Null:
-    the share of linked pairs. NaN without linked pairs.
-    """
-    s, truth = np.asarray(score, np.float64), np.asarray(linked, bool)
-    if not truth.any():
-        return float("nan")
-    _, found, taken = _ranking(s, truth)
-    return float((np.diff(found, prepend=0) * found / taken).sum() / truth.sum())
 
 
 def detected_by_p_value(p_value: ArrayLike, rate: float = 0.1) -> Array:
@@ -183,7 +157,8 @@ def score_connectivity(estimate: Estimate, weight: ArrayLike, delay: ArrayLike |
 
     return ConnectivityScores(
         num_pairs=int(counted.sum()), density=float(linked.mean()) if linked.size else float("nan"),
-        auroc=auroc(s[counted], linked), auprc=auprc(s[counted], linked), direction_accuracy=direction_accuracy(s, w),
+        auroc=auroc(s[counted], linked), auprc=average_precision(s[counted], linked),
+        direction_accuracy=direction_accuracy(s, w),
         by_p_value=judged(estimate.p_value, detected_by_p_value),
         by_probability=judged(estimate.probability, detected_by_probability),
         by_truth=_judge(detected_by_truth(s, w, rate), estimate, w, delay, dt))

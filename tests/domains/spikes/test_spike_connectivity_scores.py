@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sciml import metrics
 from sciml.domains.spikes import connectivity_scores as c
 from sciml.errors import InputError
 
@@ -28,8 +29,8 @@ def test_areas_are_those_of_scikit_learn(seed: int, levels: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn isn't installed")
     linked = RNG(seed).random(200) < 0.2
     score = RNG(seed + 100).integers(0, levels, 200) + linked * levels / 4
-    assert c.auroc(score, linked) == pytest.approx(sklearn.roc_auc_score(linked, score))
-    assert c.auprc(score, linked) == pytest.approx(sklearn.average_precision_score(linked, score))
+    assert metrics.auroc(score, linked) == pytest.approx(sklearn.roc_auc_score(linked, score))
+    assert metrics.average_precision(score, linked) == pytest.approx(sklearn.average_precision_score(linked, score))
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,9 +47,9 @@ def test_scores_depend_on_the_ranking_alone(seed: int) -> None:
         assert again.by_truth.num_detected == own.by_truth.num_detected
     linked = (weight != 0)[~np.eye(20, dtype=bool)]
     values = score[~np.eye(20, dtype=bool)]
-    assert c.auroc(-values, linked) == pytest.approx(1 - c.auroc(values, linked))
-    assert c.auroc(np.zeros(len(values)), linked) == pytest.approx(0.5)
-    assert c.auprc(np.zeros(len(values)), linked) == pytest.approx(own.density)
+    assert metrics.auroc(-values, linked) == pytest.approx(1 - metrics.auroc(values, linked))
+    assert metrics.auroc(np.zeros(len(values)), linked) == pytest.approx(0.5)
+    assert metrics.average_precision(np.zeros(len(values)), linked) == pytest.approx(own.density)
 
 
 def test_the_truth_scores_perfectly_and_self_connections_do_not_count() -> None:
@@ -163,7 +164,7 @@ def test_without_links_or_pairs_or_detections_there_is_no_figure() -> None:
         alone = c.score_connectivity(c.Estimate(np.ones((units, units))), np.ones((units, units)), dt=1e-3)
         assert (alone.num_pairs, alone.by_p_value, alone.by_truth.num_detected) == (0, None, 0)
         assert np.isnan([alone.density, alone.auroc, alone.auprc]).all()
-    assert np.isnan(c.auroc([1.0, 2.0], [True, True]))
+    assert np.isnan(metrics.auroc([1.0, 2.0], [True, True]))
     for score, weight in ((np.ones((2, 3)), np.ones((2, 3))), (np.ones((2, 2)), np.ones((3, 3)))):
         with pytest.raises(InputError, match="square"):
             c.score_connectivity(c.Estimate(score), weight, dt=1e-3)

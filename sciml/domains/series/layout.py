@@ -1,0 +1,105 @@
+"""Where a store of series keeps what: a lattice with a common time axis, or ragged rows of unequal series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+
+from sciml.data.schema import StoreMeta
+from sciml.data.store import Store
+from sciml.errors import InputError
+
+VARIABLE, LABEL, ANOMALY = "value", "label", "anomaly"
+COVARIATE, STATIC, CLASSES = "covariate", "static", "class"
+"""Dimensions; of the first two the variables are `KNOWN_AHEAD` and `CONSTANT`."""
+KNOWN_AHEAD, CONSTANT = "covariate_value", "static_value"
+STEP, CLOCK = "step", "step_time"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A store of series: labels, units, times and values of every one of them."""
+
+    store: Store
+
+    @classmethod
+    def of(cls, store: Store) -> Layout:
+        """Raises `InputError` unless the store holds ``value (time, variate)`` or, of unequal lengths, ``(step,
+        variate)``."""
+        known = store.meta.variables.get(VARIABLE)
+        if known is None or known.dims not in (("time", "variate"), (STEP, "variate")):
+            raise InputError(store.url, key=VARIABLE, found=_found(store.meta),
+                             expected="a state variable value (time, variate)",
+                             fix="build the store as domain series, or pass it to its own domain")
+        return cls(store)
+
+    @property
+    def name(self) -> str:
+        return self.store.meta.dataset
+
+    @property
+    def ragged(self) -> bool:
+        return STEP in self.store.meta.ragged
+
+    @cached_property
+    def variates(self) -> tuple[str, ...]:
+        return tuple(map(str, self.store.members("variate")))
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        return tuple(map(str, self.store.coord("variate_unit")))
+
+    @cached_property
+    def covariates(self) -> tuple[str, ...]:
+        """Known into the future."""
+        return tuple(map(str, self.store.members(COVARIATE))) if KNOWN_AHEAD in self.store.meta.variables else ()
+
+    @cached_property
+    def static(self) -> tuple[str, ...]:
+        return tuple(map(str, self.store.members(STATIC))) if CONSTANT in self.store.meta.variables else ()
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(str, self.store.members(CLASSES))) if LABEL in self.store.meta.variables else ()
+
+    @cached_property
+    def time(self) -> np.ndarray | None:
+        """``(T,)`` the common time axis; None where each series has its own."""
+        return None if self.ragged else np.asarray(self.store.coord("time"))
+
+    def length(self, group: int) -> int:
+        return int(self.store.rows(STEP)[group]) if self.time is None else len(self.time)
+
+    def times(self, group: int, start: int, stop: int) -> np.ndarray:
+        """``(T,)`` datetime64 or numbers."""
+        return self.store.read(CLOCK, group, start, stop) if self.time is None else self.time[start:stop]
+
+    def values(self, group: int, start: int, stop: int) -> np.ndarray:
+        """``(T, V)`` in the variates' units; NaN is missing."""
+        return self.store.read(VARIABLE, group, start, stop)
+
+    def sample(self, group: int, start: int, stop: int, **attrs: object) -> xr.Dataset:
+        """``value (time, variate)`` for start ≤ t < stop with the covariates, constants and class that there are."""
+        data: dict[str, tuple[tuple[str, ...], object]] = {
+            VARIABLE: (("time", "variate"), self.values(group, start, stop))}
+        if self.covariates:
+            data[KNOWN_AHEAD] = (("time", COVARIATE), self.store.read(KNOWN_AHEAD, group, start, stop))
+        if self.static:
+            data[CONSTANT] = ((STATIC,), self.store.read(CONSTANT, group))
+        if ANOMALY in self.store.meta.variables:
+            data[ANOMALY] = (("time",), self.store.read(ANOMALY, group, start, stop))
+        if self.classes:
+            data[LABEL] = ((), int(self.store.read(LABEL, group)))
+        coords: dict[str, object] = {"time": self.times(group, start, stop), "variate": list(self.variates),
+                                     "variate_unit": ("variate", list(self.units))}
+        coords |= {name: list(names) for name, names in ((COVARIATE, self.covariates), (STATIC, self.static)) if names}
+        return xr.Dataset(data, coords=coords, attrs={
+            "domain": "series", "dataset": self.name, "group": group,
+            "source": f"{self.name}/{self.store.meta.group_dim} {group} @ {start}", **attrs})
+
+
+def _found(meta: StoreMeta) -> str:
+    return f"domain {meta.domain} with {', '.join(f'{n} {v.dims}' for n, v in meta.variables.items())}"
