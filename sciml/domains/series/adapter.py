@@ -22,7 +22,7 @@ from sciml.domains.series.layout import Layout
 from sciml.domains.series.tasks import TASKS, About, Stepping, Task
 from sciml.errors import InputError
 from sciml.recipe import Named, validate
-from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
+from sciml.tokens import Outputs, Slots, State, TokenBatch, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,16 @@ class Series:
     def spec(self) -> TokenSpec:
         frame, fitted = self._frame(), self._fitted()
         identities = {f"{name}/variate": known.variates for name, known in fitted.items()}
+        heads, count = self.task.heads(fitted), self.config.slots
+        if count and (not self.config.inputs.identity or any(head.kind != "pooled" for head in heads.values())):
+            raise InputError("domains.series", key="slots", found=count, expected="0",
+                             fix="slots are for tasks that ask about whole series (classify), with inputs.identity")
         return TokenSpec(
-            domain=self.name, channels=(CHANNEL,), heads=self.task.heads(fitted),
-            lattice_conditions=frame.lattice_conditions, vector_conditions=frame.vector_conditions,
-            identities=identities if self.config.inputs.identity else {}, patch=self.config.patch, units={CHANNEL: "1"})
+            domain=self.name, channels=(CHANNEL,), heads=heads, lattice_conditions=frame.lattice_conditions,
+            vector_conditions=frame.vector_conditions, identities=identities if self.config.inputs.identity else {},
+            patch=self.config.patch, stem="population" if count else "",
+            slots=Slots("variate", count, ("level",) if frame.inputs.level else ()) if count else None,
+            units={CHANNEL: "1"})
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
         return self.task.open(Layout.of(store), split, self._about(store.meta.dataset, store.url), train=train)

@@ -8,12 +8,20 @@ from pydantic import Field, field_validator, model_validator
 
 from sciml.recipe import Named, Section
 
+TransformName = Literal["sqrt", "log"]
+
 
 class DatasetConfig(Section):
-    """What one data set wants different from the rest of the section; None: as the section says."""
+    """What one data set wants different from the rest of the section; None: as the section says.
+
+    transform: the function of the values, all at least 0, in which cycle and ridge are fitted (`forecast` only). cycle:
+    the one that is taken out, or none; auto: what validation says (`RidgeConfig`).
+    """
 
     look_back: int | None = Field(default=None, ge=2)
     horizons: tuple[int, ...] | None = Field(default=None, min_length=1)
+    transform: Literal["none"] | TransformName = "none"
+    cycle: Literal["auto", "none", "day", "week", "year"] = "auto"
 
     @model_validator(mode="after")
     def _ascending(self) -> DatasetConfig:
@@ -48,7 +56,8 @@ class InputConfig(Section):
 class SeriesConfig(Section):
     """look_back, horizons: in time steps. shortest: training draws each batch's look-back from there on (null: all have
     `look_back`). patch: time steps per token. missing: in training, the largest share of the look-back that is hidden,
-    as one gap in all variates or cell by cell. datasets: overrides by name.
+    as one gap in all variates or cell by cell. slots: that many tokens per patch read all variates, instead of one for
+    each; for tasks that ask about whole series. datasets: overrides by name.
     """
 
     task: Named = Named(name="forecast")
@@ -57,6 +66,7 @@ class SeriesConfig(Section):
     horizons: tuple[int, ...] = Field(default=(96, 192, 336, 720), min_length=1)
     patch: int = Field(default=24, ge=1)
     missing: float = Field(default=0.0, ge=0, lt=1)
+    slots: int = Field(default=0, ge=0)
     inputs: InputConfig = InputConfig()
     ridge: RidgeConfig = RidgeConfig()
     datasets: dict[str, DatasetConfig] = Field(default_factory=dict)
@@ -67,11 +77,14 @@ class SeriesConfig(Section):
         _check_horizons(horizons)
         return horizons
 
+    def of(self, dataset: str) -> DatasetConfig:
+        return self.datasets.get(dataset, DatasetConfig())
+
     def look_back_of(self, dataset: str) -> int:
-        return self.datasets.get(dataset, DatasetConfig()).look_back or self.look_back
+        return self.of(dataset).look_back or self.look_back
 
     def horizons_of(self, dataset: str) -> tuple[int, ...]:
-        return self.datasets.get(dataset, DatasetConfig()).horizons or self.horizons
+        return self.of(dataset).horizons or self.horizons
 
 
 def _check_horizons(horizons: tuple[int, ...]) -> None:

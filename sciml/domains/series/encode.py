@@ -135,11 +135,13 @@ def _static(numbers: Numbers, sample: xr.Dataset, where: object) -> Tensor | Non
     return torch.from_numpy(numbers.scaled(values))[None]
 
 
-def plain_batch(known: Known, frame: Frame, window: Window, course: Tensor | None = None) -> Plain:
-    """Given cells without course and level (over their spread, where the recipe says so), all others unobserved."""
+def plain_batch(known: Known, frame: Frame, window: Window, course: Tensor | None = None, *,
+                centred: bool = True) -> Plain:
+    """Given cells without course and, if `centred`, level (over their spread, where the recipe says so), all others
+    unobserved."""
     course = window.values.new_zeros(1, 1, 1) if course is None else course.to(window.values)
     history = window.values - course
-    level = observed_mean(history, window.given)
+    level = observed_mean(history, window.given) * centred
     inputs = torch.where(window.given, history - level, 0.0)
     spread = inputs.new_ones(1, 1, 1)
     if frame.inputs.spread:

@@ -17,6 +17,8 @@ COVARIATE, STATIC, CLASSES = "covariate", "static", "class"
 """Dimensions; of the first two the variables are `KNOWN_AHEAD` and `CONSTANT`."""
 KNOWN_AHEAD, CONSTANT = "covariate_value", "static_value"
 STEP, CLOCK = "step", "step_time"
+KEPT = 4096
+"""Series whose coordinates are kept."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Layout:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, self.store.members(CLASSES))) if LABEL in self.store.meta.variables else ()
+        return tuple(map(str, self.store.members(CLASSES))) if CLASSES in self.store.meta.axes else ()
 
     @cached_property
     def time(self) -> np.ndarray | None:
@@ -75,30 +77,56 @@ class Layout:
 
     def times(self, group: int, start: int, stop: int) -> np.ndarray:
         """``(T,)`` datetime64 or numbers."""
-        return self.store.read(CLOCK, group, start, stop) if self.time is None else self.time[start:stop]
+        if self.time is not None:
+            return np.asarray(self.time[start:stop])
+        stamps = self.store.read(CLOCK, group, start, stop)
+        return stamps.astype("datetime64[ns]") if stamps.dtype.kind == "i" else stamps
 
     def values(self, group: int, start: int, stop: int) -> np.ndarray:
         """``(T, V)`` in the variates' units; NaN is missing."""
         return self.store.read(VARIABLE, group, start, stop)
 
-    def sample(self, group: int, start: int, stop: int, **attrs: object) -> xr.Dataset:
-        """``value (time, variate)`` for start ≤ t < stop with the covariates, constants and class that there are."""
+    def label(self, group: int) -> int | None:
+        """The class of a series; None where it isn't known."""
+        found = float(self.store.read(LABEL, group)) if self.classes else np.nan
+        return int(found) if np.isfinite(found) else None
+
+    def sample(self, group: int, start: int, stop: int, values: np.ndarray | None = None,
+               **attrs: object) -> xr.Dataset:
+        """``value (time, variate)`` for start ≤ t < stop (or these `values`), with the covariates, constants and class
+        that there are."""
         data: dict[str, tuple[tuple[str, ...], object]] = {
-            VARIABLE: (("time", "variate"), self.values(group, start, stop))}
+            VARIABLE: (("time", "variate"), self.values(group, start, stop) if values is None else values)}
         if self.covariates:
             data[KNOWN_AHEAD] = (("time", COVARIATE), self.store.read(KNOWN_AHEAD, group, start, stop))
         if self.static:
             data[CONSTANT] = ((STATIC,), self.store.read(CONSTANT, group))
         if ANOMALY in self.store.meta.variables:
             data[ANOMALY] = (("time",), self.store.read(ANOMALY, group, start, stop))
-        if self.classes:
-            data[LABEL] = ((), int(self.store.read(LABEL, group)))
-        coords: dict[str, object] = {"time": self.times(group, start, stop), "variate": list(self.variates),
-                                     "variate_unit": ("variate", list(self.units))}
-        coords |= {name: list(names) for name, names in ((COVARIATE, self.covariates), (STATIC, self.static)) if names}
+        label = self.label(group)
+        if label is not None:
+            data[LABEL] = ((), label)
+        coords = self._coords(group).isel(time=slice(start, stop)).coords
         return xr.Dataset(data, coords=coords, attrs={
             "domain": "series", "dataset": self.name, "group": group,
             "source": f"{self.name}/{self.store.meta.group_dim} {group} @ {start}", **attrs})
+
+    def _coords(self, group: int) -> xr.Dataset:
+        """Of a whole series; kept, as making them takes longer than reading a window."""
+        place = group if self.ragged else 0
+        if place not in self._made:
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            pairs = ((COVARIATE, self.covariates), (STATIC, self.static))
+            named = {name: list(names) for name, names in pairs if names}
+            self._made[place] = xr.Dataset(coords={
+                "time": self.times(group, 0, self.length(group)), "variate": list(self.variates),
+                "variate_unit": ("variate", list(self.units)), **named})
+        return self._made[place]
+
+    @cached_property
+    def _made(self) -> dict[int, xr.Dataset]:
+        return {}
 
 
 def _found(meta: StoreMeta) -> str:

@@ -113,13 +113,17 @@ class Pages:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        return self.layout.sample(*self.place(index))
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Group, start and stop of a stretch."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         which = int(np.searchsorted(self._ends, index, side="right"))
         block = self.blocks[which]
         last = int(self._ends[which] - 1 - index)
         start = max(block.start, block.stop - self.length - last * self.stride)
-        return self.layout.sample(block.group, start, min(start + self.length, block.stop))
+        return block.group, start, min(start + self.length, block.stop)
 
     @cached_property
     def _ends(self) -> np.ndarray:

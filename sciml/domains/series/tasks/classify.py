@@ -18,7 +18,7 @@ from sciml.domains.series.classifier import Classifier
 from sciml.domains.series.config import SeriesConfig
 from sciml.domains.series.encode import Window, plain_batch, window_of
 from sciml.domains.series.known import Known, Pieces
-from sciml.domains.series.layout import CLASSES, LABEL, VARIABLE, Layout
+from sciml.domains.series.layout import CLASSES, LABEL, Layout
 from sciml.domains.series.tasks import About
 from sciml.domains.series.windows import Pages
 from sciml.errors import InputError
@@ -57,14 +57,18 @@ class Changed:
         return len(self.windows)
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> Sample:
-        return changed(self.windows.draw(index, rng, batch_rng), self.augment, self.std, rng)
+        group, start, stop = self.windows.place(index)
+        layout = self.windows.layout
+        values = changed(layout.values(group, start, stop), self.augment, self.std, rng)
+        return layout.sample(group, start, stop, values)
 
 
 @dataclass(frozen=True)
 class Classify:
     """Link space: logits; the baseline in training is how frequent classes are, the floor a linear classifier.
 
-    A series is at the end of a window of `look_back` cells, whose cells before it have no measure.
+    A series is at the end of a window of `look_back` cells, whose cells before it have no measure. Its level is left
+    as it is, unless the recipe divides by the spread.
     """
 
     config: ClassifyConfig = field(default_factory=ClassifyConfig)
@@ -139,7 +143,8 @@ class Classify:
 
     def encode(self, window: Window, about: About, sample: Sample | None = None) -> TokenBatch:
         """Without a class in the sample, the target's mask is False."""
-        batch, classifier = plain_batch(about.known, about.frame, window).batch, self.classifiers[about.known.name]
+        batch = plain_batch(about.known, about.frame, window, centred=about.config.inputs.spread).batch
+        classifier = self.classifiers[about.known.name]
         rows = [classifier.logits(_series(window, i)) if self.plain else np.log(classifier.prior)
                 for i in range(len(window.values))]
         baseline = torch.from_numpy(np.stack(rows)).to(window.values)
@@ -189,8 +194,9 @@ def head_of(dataset: str) -> str:
 
 def _labelled(layout: Layout, known: Known, blocks: Sequence[Block]) -> tuple[list[np.ndarray], np.ndarray]:
     """Standardised series ``(T, V)`` and their classes."""
-    labels = np.array([int(layout.store.read(LABEL, block.group)) for block in blocks], np.int64)
-    return Pieces.of(layout, known, blocks).values, labels
+    labelled = {i: label for i, block in enumerate(blocks) if (label := layout.label(block.group)) is not None}
+    return (Pieces.of(layout, known, [blocks[i] for i in labelled]).values,
+            np.fromiter(labelled.values(), np.int64, len(labelled)))
 
 
 def _series(window: Window, i: int) -> np.ndarray:
@@ -200,9 +206,10 @@ def _series(window: Window, i: int) -> np.ndarray:
     return np.asarray(values[:, inside].T.double().cpu().numpy())
 
 
-def changed(sample: Sample, augment: Augmentation, std: np.ndarray, rng: np.random.Generator) -> Sample:
-    """Cut, paced, scaled and noisy; as many steps as before. Missing cells stay missing where they are seen again."""
-    values, length = np.asarray(sample[VARIABLE].values, np.float64), sample.sizes["time"]
+def changed(values: np.ndarray, augment: Augmentation, std: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``(T, V)`` cut, paced, scaled and noisy; as many steps as before. Missing cells stay missing where they are seen
+    again."""
+    values, length = np.asarray(values, np.float64), len(values)
     if length > 2 and (augment.crop or augment.warp):
         cut = augment.crop * rng.random() * (length - 1)
         start = rng.random() * cut
@@ -215,7 +222,7 @@ def changed(sample: Sample, augment: Augmentation, std: np.ndarray, rng: np.rand
         values = values * np.exp(augment.scale * rng.standard_normal(values.shape[1]))
     if augment.noise:
         values = values + augment.noise * std * rng.standard_normal(values.shape)
-    return sample.assign({VARIABLE: (("time", "variate"), values)})
+    return values
 
 
 PLUGIN = Classify

@@ -78,7 +78,7 @@ class Forecast:
         return cls(validate(ForecastConfig, dict(options), where="domains.series.task.forecast"))
 
     def fit(self, layout: Layout, known: Known, config: SeriesConfig) -> Self:
-        return replace(self, ridges={**self.ridges, known.name: ridges.fit(layout, known, config)})
+        return replace(self, ridges={**self.ridges, known.name: ridges.fit(layout, known, config, transforms=True)})
 
     def floor(self) -> Self:
         return replace(self, ridges={name: each.floor() for name, each in self.ridges.items()})
@@ -126,19 +126,23 @@ class Forecast:
     def encode(self, window: Window, about: About, sample: Sample | None = None) -> TokenBatch:
         """Look-back cells without cycle and mean, horizon cells unobserved, the ridge's forecast in the target.
 
-        Link space is the standardised unit: the target's value and baseline keep cycle and mean.
+        Link space is the standardised unit: the target's value and baseline keep cycle and mean, and are not
+        transformed.
         """
         found, past, horizon = self.of(about.known.name), window.past, window.horizon
         if horizon > found.ridge.horizon or past > found.ridge.look_back:
             raise InputError(window.sources[0], key="window", found=f"look-back {past}, horizon {horizon}",
                              expected=f"at most {found.ridge.look_back} and {found.ridge.horizon}, as fitted",
                              fix="roll out in several steps, or fit with longer horizons")
-        plain = plain_batch(about.known, about.frame, window, found.course(window.ticks, window.members))
+        seen = window if found.transform is None else found.transform.window(window)
+        plain = plain_batch(about.known, about.frame, seen, found.course(window.ticks, window.members))
         course = plain.course.expand(*plain.course.shape[:2], window.values.shape[-1]).to(window.values)
-        history = torch.where(window.given, window.values - course, 0.0)[..., :past]
+        history = torch.where(window.given, seen.values - course, 0.0)[..., :past]
         forecast = found.ridge.forecast(history, window.given[..., :past], horizon) + course[..., past:]
-        baseline = torch.cat([torch.zeros_like(history), forecast], -1)
         residual = found.ridge.scale(past, horizon).to(window.values) * plain.spread
+        if found.transform is not None:
+            forecast, residual = found.transform.back(forecast, residual, window.members)
+        baseline = torch.cat([torch.zeros_like(history), forecast], -1)
         scale = torch.cat([residual.new_ones(*residual.shape[:2], past), residual], -1)
         scale = scale.expand(len(window.values), -1, -1)
         asked = torch.arange(window.values.shape[-1], device=window.values.device) >= past
