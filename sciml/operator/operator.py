@@ -47,9 +47,8 @@ class Ports(nn.Module):
 
     def extend(self, spec: TokenSpec, config: OperatorConfig) -> None:
         """Add the rows of names that are new in `spec`; everything that exists keeps its weights, but for heads that it
-        doesn't name any more, which go."""
-        for name in set(self.heads) - set(spec.heads):
-            del self.heads[name]
+        doesn't name any more, which go. A new head of a kind that went takes over what isn't about its outputs."""
+        gone = [self.heads.pop(name) for name in sorted(set(self.heads) - set(spec.heads))]
         self.stem.extend(spec)
         self.conditions.rows.extend(spec.vector_conditions)
         for name, head in spec.heads.items():
@@ -58,6 +57,16 @@ class Ports(nn.Module):
             else:
                 make = registry.find("sciml.operator.heads", head.kind)
                 self.heads[name] = make(spec, head, config.stem_width, config.levels[0].width)
+                _take_over(self.heads[name], [each for each in gone if type(each) is type(self.heads[name])])
+
+
+def _take_over(head: nn.Module, others: Sequence[nn.Module]) -> None:
+    """Weights of the first of `others` that have the same name and shape here; rows of outputs have their names."""
+    own = head.state_dict()
+    for other in others[:1]:
+        same = {name: weight for name, weight in other.state_dict().items()
+                if name in own and own[name].shape == weight.shape}
+        head.load_state_dict(same, strict=False)
 
 
 class Level(nn.Module):

@@ -108,6 +108,20 @@ def test_what_is_added_keeps_the_weights_and_the_answers_that_are_there() -> Non
     assert both.shape == (2, 9, 8, 6, 4)
 
 
+def test_a_head_takes_over_the_way_back_of_the_one_that_it_replaces() -> None:
+    masked = replace(spec(), heads={"image": HeadSpec("refined", ("volumes/mri",))})
+    operator = make(masked)
+    old = {name: weight.clone() for name, weight in port_of(operator).heads["image"].state_dict().items()}
+    operator.extend(spec())
+    port = port_of(operator)
+    assert list(port.heads) == ["label"]
+    new = port.heads["label"].state_dict()
+    shared = {name for name in old if not name.startswith(("outputs", "offsets"))}
+    assert shared
+    assert all(torch.equal(new[name], old[name]) for name in shared)
+    assert all((weight == 0).all() for name, weight in new.items() if name not in shared)
+
+
 def test_samples_of_a_batch_do_not_see_each_other() -> None:
     operator, given = make(), batch()
     with torch.no_grad():
