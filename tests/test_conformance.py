@@ -132,9 +132,9 @@ def test_tasks_of_volumes_conform(config: dict[str, Any], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("config", [
-    {"task": "impute"}, {"task": {"anomaly": {"block": 3}}}, {"task": {"forecast": {"quantiles": [0.1, 0.5, 0.9]}}},
+    {"task": "impute"}, {"task": "stream"}, {"task": {"anomaly": {"block": 3}}}, {"task": {"forecast": {"quantiles": [0.1, 0.5, 0.9]}}},
     {"shortest": 12, "missing": 0.3, "inputs": {"spread": True, "level": True, "identity": False}}],
-    ids=["impute", "anomaly", "quantiles", "inputs"])
+    ids=["impute", "stream", "anomaly", "quantiles", "inputs"])
 def test_tasks_of_series_conform(config: dict[str, Any], tmp_path: Path) -> None:
     check_domain("series", [series_store(tmp_path)], config={**CASES["series"][1], **config})
 

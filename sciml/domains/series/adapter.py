@@ -16,7 +16,7 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
 from sciml.domains.series.config import SeriesConfig
-from sciml.domains.series.encode import CHANNEL, Frame
+from sciml.domains.series.encode import Frame
 from sciml.domains.series.known import Known, learn
 from sciml.domains.series.layout import Layout
 from sciml.domains.series.tasks import TASKS, About, Stepping, Task
@@ -97,11 +97,11 @@ class Series:
             raise InputError("domains.series", key="slots", found=count, expected="0",
                              fix="slots are for tasks that ask about whole series (classify), with inputs.identity")
         return TokenSpec(
-            domain=self.name, channels=(CHANNEL,), heads=heads, lattice_conditions=frame.lattice_conditions,
+            domain=self.name, channels=self.task.channels, heads=heads, lattice_conditions=frame.lattice_conditions,
             vector_conditions=frame.vector_conditions, identities=identities if self.config.inputs.identity else {},
             patch=self.config.patch, stem="population" if count else "",
             slots=Slots("variate", count, ("level",) if frame.inputs.level else ()) if count else None,
-            units={CHANNEL: "1"})
+            units=dict.fromkeys(self.task.channels, "1"))
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
         return self.task.open(Layout.of(store), split, self._about(store.meta.dataset, store.url), train=train)

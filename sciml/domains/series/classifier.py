@@ -93,5 +93,5 @@ def _temperature(scores: np.ndarray, prior: np.ndarray, labels: np.ndarray) -> t
     def loss(log_temperature: float) -> float:
         found = log_softmax(np.log(prior) + scores * np.exp(-log_temperature), axis=1)
         return float(-found[np.arange(len(labels)), labels].mean())
-    best = minimize_scalar(loss, bounds=(-6.0, 2.0), method="bounded")
+    best = minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded")
     return float(np.exp(best.x)), float(best.fun)

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from sciml.domains.series.baseline import Moments, Ridge, moments
 from sciml.domains.series.calendar import Clock, resolvable
-from sciml.domains.series.config import SeriesConfig
+from sciml.domains.series.config import DatasetConfig, SeriesConfig
 from sciml.domains.series.cycle import Cycle
 from sciml.domains.series.encode import LEAST_SPREAD
 from sciml.domains.series.known import Known, Pieces
 from sciml.domains.series.layout import Layout
+from sciml.domains.series.transform import Transform
 from sciml.domains.series.windows import split_windows
+from sciml.errors import InputError
 
 LEAST_GAIN = 0.005
 LEAST_BLOCKS = 10
@@ -26,17 +28,18 @@ LEAST_BLOCKS = 10
 
 @dataclass(frozen=True)
 class Ridges:
-    """plain: the ridge without a cycle, the floor of every score. ridge: what is corrected; if there is a cycle, fitted
-    to values less that."""
+    """plain: the ridge of the values as they are, the floor of every score. ridge: what is corrected; if there is a
+    transform, fitted to transformed values, and if there is a cycle, to values less that."""
 
     plain: Ridge
     ridge: Ridge
     cycle: Cycle | None
     horizons: tuple[int, ...]
+    transform: Transform | None = None
 
     def floor(self) -> Ridges:
         """The same with the plain ridge for a baseline."""
-        return replace(self, ridge=self.plain, cycle=None)
+        return replace(self, ridge=self.plain, cycle=None, transform=None)
 
     def course(self, ticks: np.ndarray, members: np.ndarray) -> Tensor:
         """``(B, V, T)`` the cycle at ``(B, T)`` ticks, ``(1, 1, 1)`` of zero without one."""
@@ -50,6 +53,8 @@ class Ridges:
             parts["ridge"] = self.ridge.state()
         if self.cycle is not None:
             parts["cycle"] = self.cycle.state()
+        if self.transform is not None:
+            parts["transform"] = self.transform.state()
         config = {"horizons": list(self.horizons), **{name: part[0] for name, part in parts.items()}}
         return config, {f"{name}.{key}": array for name, part in parts.items() for key, array in part[1].items()}
 
@@ -60,53 +65,89 @@ class Ridges:
         cycle = Cycle.restore(config["cycle"], part("cycle")) if "cycle" in config else None
         plain = Ridge.restore(config["plain"], part("plain"))
         ridge = Ridge.restore(config["ridge"], part("ridge")) if "ridge" in config else plain
-        return cls(plain, ridge, cycle, tuple(config["horizons"]))
+        transform = Transform.restore(config["transform"], part("transform")) if "transform" in config else None
+        return cls(plain, ridge, cycle, tuple(config["horizons"]), transform)
 
 
-def fit(layout: Layout, known: Known, config: SeriesConfig) -> Ridges:
+def fit(layout: Layout, known: Known, config: SeriesConfig, *, transforms: bool = False) -> Ridges:
     """Ridge and cycle from training, the ridge's strengths and the choice of cycle from validation.
 
-    Nothing of the test split is read. Raises `InputError` if training is too short. Where look-backs are divided by
-    their spread, so is every stretch of time here.
+    Nothing of the test split is read. Where look-backs are divided by their spread, so is every stretch of time here.
+    Raises `InputError` if training is too short, and on a transform where the task has no use for it (`transforms`).
     """
-    splits, look_back = layout.store.meta.splits, config.look_back_of(known.name)
+    splits, look_back, own = layout.store.meta.splits, config.look_back_of(known.name), config.of(known.name)
+    if own.transform != "none" and not transforms:
+        raise InputError("domains.series", key=f"datasets.{known.name}.transform", found=own.transform,
+                         expected="none", fix="transforms are for the task forecast")
     horizons = split_windows(layout, "train", config, config.horizons_of(known.name), train=True).horizons
     train = Pieces.of(layout, known, splits.train)
     validation = Pieces.of(layout, known, splits.validation, look_back)
-    if config.inputs.spread:
-        validation = validation.over_spread(LEAST_SPREAD, train)
-        train = train.over_spread(LEAST_SPREAD)
-    return _select(train, validation, look_back, horizons, config, known.clock)
+    fitted = _Fitter(look_back, horizons, config, own, known.clock)
+    plain = fitted.ridge(train, validation)
+    if own.transform == "none":
+        return fitted.select(plain, plain, train, validation)
+    transform = Transform.fit(own.transform, known, train)
+    train, validation = (transform.pieces(pieces, layout.store.url) for pieces in (train, validation))
+    return replace(fitted.select(plain, fitted.ridge(train, validation), train, validation), transform=transform)
 
 
-def _select(train: Pieces, validation: Pieces, look_back: int, horizons: Sequence[int], config: SeriesConfig,
-            clock: Clock) -> Ridges:
-    """The plain ridge; and the ridge and cycle with the least validation error relative to it, mean over ranges.
+@dataclass(frozen=True)
+class _Fitter:
+    look_back: int
+    horizons: Sequence[int]
+    config: SeriesConfig
+    own: DatasetConfig
+    clock: Clock
 
-    A longer cycle has more to learn: it must lower the error by `LEAST_GAIN` below what the shorter ones reach. With
-    fewer than `LEAST_BLOCKS` independent blocks (look-back and shortest horizon) validation can't tell: none is taken.
-    """
-    def fitted(a: Pieces, b: Pieces) -> Ridge:
-        return Ridge.fit(of(a), of(b), config.ridge.strengths)
+    def ridge(self, train: Pieces, validation: Pieces) -> Ridge:
+        train, validation = self._over_spread(train, validation)
+        return Ridge.fit(self._moments(train), self._moments(validation), self.config.ridge.strengths)
 
-    def of(pieces: Pieces) -> Moments:
-        return moments(pieces.values, look_back, horizons)
+    def without(self, name: str, train: Pieces, validation: Pieces) -> tuple[Ridge, Cycle]:
+        """The ridge of what is left when a cycle is taken out."""
+        train, validation = self._over_spread(train, validation)
+        cycle = Cycle.fit(name, train.values, train.ticks, self.clock.step)
+        less = [self._moments(_without(pieces, cycle)) for pieces in (train, validation)]
+        return Ridge.fit(less[0], less[1], self.config.ridge.strengths), cycle
 
-    plain = fitted(train, validation)
-    best, best_cycle, errors = plain, None, {"none": 1.0}
-    reference = plain.provenance["validation_mse"]
-    known = [i for i, e in enumerate(reference) if e]
-    blocks = sum(max(len(v) - look_back, 0) // (look_back + horizons[0]) for v in validation.values)
-    named = resolvable(clock, train.longest, config.ridge.cycles)
-    for name in named if known and blocks >= LEAST_BLOCKS else ():
-        cycle = Cycle.fit(name, train.values, train.ticks, clock.step)
-        ridge = fitted(_without(train, cycle), _without(validation, cycle))
-        tried = ridge.provenance["validation_mse"]
-        errors[name] = float(np.mean([tried[i] / reference[i] for i in known]))
-        if errors[name] < (1 - LEAST_GAIN) * min(e for n, e in errors.items() if n != name):
-            best, best_cycle = ridge, cycle
-    noted = best.noted(cycles_tried=errors, independent_blocks=blocks)
-    return Ridges(noted if best is plain else plain, noted, best_cycle, tuple(horizons))
+    def select(self, plain: Ridge, first: Ridge, train: Pieces, validation: Pieces) -> Ridges:
+        """The ridge and cycle with the least validation error relative to the `first`, without one; mean over ranges.
+
+        A longer cycle has more to learn: it must lower the error by `LEAST_GAIN` below what the shorter ones reach.
+        With fewer than `LEAST_BLOCKS` independent blocks (look-back and shortest horizon) validation can't tell: none
+        is taken. Raises `InputError` on a cycle that is asked for and that training doesn't cover.
+        """
+        best, best_cycle, errors = first, None, {"none": 1.0}
+        reference = first.provenance["validation_mse"]
+        known = [i for i, e in enumerate(reference) if e]
+        length = self.look_back + self.horizons[0]
+        blocks = sum(max(len(v) - self.look_back, 0) // length for v in validation.values)
+        for name in self._cycles(train, bool(known) and blocks >= LEAST_BLOCKS):
+            ridge, cycle = self.without(name, train, validation)
+            tried = ridge.provenance["validation_mse"]
+            errors[name] = float(np.mean([tried[i] / reference[i] for i in known])) if known else 1.0
+            if name == self.own.cycle or errors[name] < (1 - LEAST_GAIN) * min(
+                    e for n, e in errors.items() if n != name):
+                best, best_cycle = ridge, cycle
+        noted = best.noted(cycles_tried=errors, independent_blocks=blocks)
+        return Ridges(noted if best is plain else plain, noted, best_cycle, tuple(self.horizons))
+
+    def _cycles(self, train: Pieces, enough: bool) -> tuple[str, ...]:
+        asked = self.own.cycle
+        if asked == "auto":
+            return resolvable(self.clock, train.longest, self.config.ridge.cycles) if enough else ()
+        if asked != "none" and asked not in resolvable(self.clock, train.longest, (asked,)):
+            raise InputError("domains.series", key="cycle", found=asked, expected="a period that training has thrice",
+                             fix="set it to auto or none")
+        return () if asked == "none" else (asked,)
+
+    def _moments(self, pieces: Pieces) -> Moments:
+        return moments(pieces.values, self.look_back, self.horizons)
+
+    def _over_spread(self, train: Pieces, validation: Pieces) -> tuple[Pieces, Pieces]:
+        if not self.config.inputs.spread:
+            return train, validation
+        return train.over_spread(LEAST_SPREAD), validation.over_spread(LEAST_SPREAD, train)
 
 
 def _without(pieces: Pieces, cycle: Cycle) -> Pieces:

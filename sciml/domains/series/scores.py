@@ -9,6 +9,7 @@ from sciml import metrics
 from sciml.adapter import Metric
 from sciml.domains.series.known import Known
 
+QUANTILES = "quantiles"
 REDUCTION = "mean over variates, times and steps of a window, then over windows"
 
 
@@ -40,6 +41,11 @@ def score(known: Known, unit: str | None, prediction: xr.Dataset, truth: xr.Data
         counted = np.isfinite(ratio)
         mase = np.where(counted, ratio, 0.0).sum(1) / np.maximum(counted.sum(1), 1)
         result["mase"] = np.where(counted.any(1), mase, np.nan)
+    if QUANTILES in prediction:
+        asked = prediction[QUANTILES].transpose("sample", ..., "time", "variate", "quantile")
+        q = (np.asarray(asked.values, np.float64) - mean[:, None]) / std[:, None]
+        result["wql"] = metrics.weighted_quantile_loss(q, scaled[1], asked["quantile"].values.tolist())
+        result["coverage"] = metrics.coverage(q[..., 0], q[..., -1], scaled[1])
     if unit is not None:
         result["mae_physical"] = metrics.mae(p, t)
     return result

@@ -34,8 +34,8 @@ class About:
 class Task(Protocol):
     """A frozen dataclass made from the options that a recipe gives it, that `fit` adds data sets to.
 
-    objective: name in ``sciml.objectives``. baseline_name: the floor's. borrows: a data set that wasn't fitted can be
-    asked about by what was learnt of others.
+    objective: name in ``sciml.objectives``. baseline_name: the floor's. channels: of its batches. borrows: a data set
+    that wasn't fitted can be asked about by what was learnt of others.
     """
 
     @property
@@ -43,6 +43,9 @@ class Task(Protocol):
 
     @property
     def baseline_name(self) -> str: ...
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...
 
     @property
     def borrows(self) -> bool: ...

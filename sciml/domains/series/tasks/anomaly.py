@@ -20,7 +20,16 @@ from sciml import metrics
 from sciml.adapter import Arrays, Metric, Operate, Question, Sample, Windows
 from sciml.data.schema import SplitName
 from sciml.domains.series.config import SeriesConfig
-from sciml.domains.series.encode import HEAD, Window, lattice_target, members_of, physical, plain_batch, ticks_of
+from sciml.domains.series.encode import (
+    CHANNEL,
+    HEAD,
+    Window,
+    lattice_target,
+    members_of,
+    physical,
+    plain_batch,
+    ticks_of,
+)
 from sciml.domains.series.known import Known
 from sciml.domains.series.layout import ANOMALY, Layout
 from sciml.domains.series.scores import declared, score
@@ -67,6 +76,10 @@ class Anomaly:
     filling: Impute = field(default_factory=Impute)
     baseline_name: str = "ridge"
     borrows: bool = True
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return (CHANNEL,)
 
     @property
     def objective(self) -> str:

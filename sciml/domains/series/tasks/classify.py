@@ -16,7 +16,7 @@ from sciml.adapter import Arrays, Metric, Operate, Question, Sample, arrays_of, 
 from sciml.data.schema import Block, SplitName
 from sciml.domains.series.classifier import Classifier
 from sciml.domains.series.config import SeriesConfig
-from sciml.domains.series.encode import Window, plain_batch, window_of
+from sciml.domains.series.encode import CHANNEL, Window, plain_batch, window_of
 from sciml.domains.series.known import Known, Pieces
 from sciml.domains.series.layout import CLASSES, LABEL, Layout
 from sciml.domains.series.tasks import About
@@ -75,6 +75,10 @@ class Classify:
     classifiers: Mapping[str, Classifier] = field(default_factory=dict)
     plain: bool = False
     borrows: bool = False
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return (CHANNEL,)
 
     @property
     def objective(self) -> str:

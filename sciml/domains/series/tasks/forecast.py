@@ -70,6 +70,10 @@ class Forecast:
     borrows: bool = True
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        return (CHANNEL,)
+
+    @property
     def objective(self) -> str:
         return self.config.objective or ("mse_pinball" if self.config.quantiles else "mse")
 

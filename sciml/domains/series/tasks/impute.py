@@ -82,6 +82,10 @@ class Impute:
     borrows: bool = True
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        return (CHANNEL,)
+
+    @property
     def objective(self) -> str:
         return self.config.objective
 
