@@ -13,9 +13,9 @@ import numpy as np
 from sciml import __version__, registry
 from sciml.data import canonical
 from sciml.data.conventions import convention_of
-from sciml.data.schema import Provenance
+from sciml.data.schema import Provenance, paced
 from sciml.data.source import FoundFile, SourceSpec, find_files
-from sciml.data.splits import Clock, make_splits, together, usual_split
+from sciml.data.splits import Clock, given, make_splits, together, usual_split
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.data.write import may_write
 from sciml.errors import InputError
@@ -56,15 +56,18 @@ def prepare(source: SourceSpec, files: list[FoundFile], *, command: str = "") ->
         raise InputError(source.name, key="axes", found=f"several time axes: {', '.join(times)}",
                          expected="at most one", fix="declare kind: space for the others")
     dataset = _lead_with(dataset, (group_dim, *times))
-    groups, steps = dataset.sizes[group_dim], dataset.sizes[times[0]] if times else 1
+    variables = canonical.describe_variables(dataset, source, group_dim)
+    groups, own = dataset.sizes[group_dim], paced(variables, axes, ragged)
+    steps = dataset.sizes[times[0]] if times else 1 if own is None else np.asarray(dataset[ragged[own]].values)
     dt = canonical.time_step(dataset, axes)
     clock = Clock(dt, axes[times[0]].unit) if times else None
     split = usual_split(source.split, dataset, source.domain, clock, where=source.name)
     draft = StoreDraft(
         domain=source.domain, dataset=source.name, group_dim=group_dim, groups=groups, axes=axes, ragged=ragged, dt=dt,
-        variables=canonical.describe_variables(dataset, source, group_dim),
+        variables=variables,
         splits=make_splits(split, groups, steps, group_dim=group_dim, where=source.name,
-                           keys=together(split, dataset, group_dim, where=source.name)),
+                           keys=together(split, dataset, group_dim, where=source.name),
+                           parts=given(split, dataset, group_dim, where=source.name)),
         provenance=provenance(source, files, command), licence=source.licence, citation=source.citation, notes=notes)
     if source.missing == "mask":
         dataset = dataset.assign({name: array.where(np.isfinite(array)).assign_attrs(array.attrs)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sciml import registry
 from sciml.data import canonical, statistics, units
-from sciml.data.schema import Block, Moments, SplitName, identity_dim
+from sciml.data.schema import Block, Moments, SplitName, identity_dim, paced
 from sciml.data.source import SourceSpec, find_files
 from sciml.data.splits import check_leak
 from sciml.data.store import Store
@@ -109,21 +109,26 @@ def validate(store: Store, *, source: SourceSpec | None = None) -> list[Finding]
 def _check_splits(store: Store) -> Iterator[Finding]:
     meta = store.meta
     times = [d for d, axis in meta.axes.items() if axis.kind == "time"]
-    steps = len(store.coord(times[0])) if times else 1
+    own = _own(store)
+    steps = np.broadcast_to(len(store.coord(times[0])) if times else 1 if own is None else store.rows(own), meta.groups)
     for name in SPLITS:
         blocks = meta.splits.of(name)
         if not blocks:
             yield Finding("error" if name == "train" else "warning", f"splits.{name}", "no block", "at least one",
                           "give it a share in the source file and build anew")
         for block in blocks:
-            if block.group >= meta.groups or block.stop > steps or block.start >= block.stop:
-                yield Finding("error", f"splits.{name}", str(block), f"group < {meta.groups}, start < stop ≤ {steps}",
-                              _NEW)
+            if block.group >= meta.groups or block.stop > steps[block.group] or block.start >= block.stop:
+                yield Finding("error", f"splits.{name}", str(block),
+                              f"group < {meta.groups}, start < stop ≤ {steps[:block.group + 1][-1]}", _NEW)
     for leak in check_leak(meta.splits):
         key, (a, b) = ", ".join(f"splits.{name}" for name in leak.splits), leak.blocks
         found, expected = (f"both hold {a}", "disjoint splits") if leak.steps < 0 else \
             (f"{leak.steps} steps between {a} and {b}", f"at least {meta.splits.gap}")
         yield Finding("error", key, found, expected, _NEW)
+
+
+def _own(store: Store) -> str | None:
+    return paced(store.meta.variables, store.meta.axes, store.meta.ragged)
 
 
 def _check_units(store: Store) -> Iterator[Finding]:
@@ -171,7 +176,8 @@ def _check_layout(store: Store) -> Iterator[Finding]:
 
 def _check_description(store: Store) -> Iterator[Finding]:
     meta = store.meta
-    described = statistics.summarised(store.lazy(), meta.variables, meta.axes, meta.splits.train, meta.ragged)
+    described = statistics.summarised(store.lazy(), meta.variables, meta.axes, meta.splits.train, meta.ragged,
+                                      _own(store))
     expected = {key for name in described for key in _moment_keys(store, name)}
     for key in sorted(expected ^ set(meta.moments)):
         what = "no statistics" if key in expected else "statistics of nothing"
@@ -190,14 +196,15 @@ def _moment_keys(store: Store, name: str) -> list[str]:
 
 
 def _check_values(store: Store) -> Iterator[Finding]:
-    meta, lazy = store.meta, store.lazy()
+    meta, lazy, own = store.meta, store.lazy(), _own(store)
     for name, variable in meta.variables.items() if meta.splits.train else ():
         sample, whole = _sample(store, name, meta.splits.train)
         others, _ = _sample(store, name, (*meta.splits.validation, *meta.splits.test))
         try:
-            found, tendency = statistics.compute(lazy, {name: variable}, meta.axes, sample, ragged=meta.ragged)
+            found, tendency = statistics.compute(lazy, {name: variable}, meta.axes, sample, ragged=meta.ragged,
+                                                 own=own)
             unread = others if found else (*sample, *others)
-            statistics.read_through(lazy[name], statistics.cells(lazy, variable, meta.axes, unread, meta.ragged),
+            statistics.read_through(lazy[name], statistics.cells(lazy, variable, meta.axes, unread, meta.ragged, own),
                                     meta.evolves(name))
         except InputError as error:
             yield Finding("error", str(error.key), str(error.found), "finite training values", _NEW)
@@ -218,12 +225,13 @@ def _sample(store: Store, name: str, blocks: tuple[Block, ...]) -> tuple[tuple[B
     """The leading blocks of at most 256 MiB (at least one), and whether they are all."""
     array, dims, evolves = store.lazy()[name], store.meta.variables[name].dims, store.meta.evolves(name)
     rows = store.rows(dims[0]) if dims[:1] and dims[0] in store.meta.ragged else None
+    counted = evolves or dims[:1] == (_own(store),)
     step = array.nbytes / max(1, array.shape[0] * (array.shape[1] if evolves else 1))
     kept: list[Block] = []
     size = 0.0
     for block in blocks:
         length = 1 if rows is None else int(rows[block.group:block.group + 1].sum())
-        size += step * (block.stop - block.start if evolves else length)
+        size += step * (block.stop - block.start if counted else length)
         if kept and size > SAMPLE_BYTES:
             break
         kept.append(block)

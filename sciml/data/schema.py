@@ -44,7 +44,8 @@ class AxisMeta(Section):
 
 
 class Block(Section):
-    """Time indices ``start ≤ t < stop`` of one group (trajectory, series); targets of a split lie inside its blocks."""
+    """Time indices ``start ≤ t < stop`` of one group (trajectory, series); targets of a split lie inside its blocks.
+    In a store without a time axis they are rows of the group (`paced`), or 0 to 1."""
 
     group: int = Field(ge=0)
     start: int = Field(ge=0)
@@ -134,6 +135,20 @@ class StoreMeta(Section):
 def evolves(variable: Variable, axes: Mapping[str, AxisMeta]) -> bool:
     """Whether a variable has a time axis (it is then the first of its dims)."""
     return bool(variable.dims) and variable.dims[0] in axes and axes[variable.dims[0]].kind == "time"
+
+
+def paced(variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta], ragged: Mapping[str, str]) -> str | None:
+    """The ragged dimension whose rows are a group's own steps of time, which blocks then count: without a time axis
+    the one of events.
+
+    >>> variables = {"step_time": Variable(role="event", unit="ns", dims=("step",))}
+    >>> paced(variables, {}, {"step": "step_count"})
+    'step'
+    """
+    if any(axis.kind == "time" for axis in axes.values()):
+        return None
+    found = {v.dims[0] for v in variables.values() if v.role == "event" and v.dims[:1] and v.dims[0] in ragged}
+    return found.pop() if len(found) == 1 else None
 
 
 def identity_dim(variable: Variable, axes: Mapping[str, AxisMeta]) -> str | None:

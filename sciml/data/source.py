@@ -114,8 +114,9 @@ class FoundFile:
 def find_files(spec: SourceSpec) -> list[FoundFile]:
     """Every file of the source, found, fetched if need be, and its hash compared with the declared one.
 
-    A path is taken where it is; a URL, or a path that is missing, is looked for in ``$SCIML_MIRROR/<name>/<basename>``
-    and in the cache (``$SCIML_CACHE`` or ``~/.cache/sciml``); a URL that is in neither is fetched into the cache.
+    A path is taken where it is; a URL, or a path that is missing, is looked for in ``$SCIML_MIRROR/<name>/<basename>``,
+    by name and hash in all of the mirror, and in the cache (``$SCIML_CACHE`` or ``~/.cache/sciml``); a URL that is in
+    neither is fetched into the cache.
     Folders behind URLs (Zarr) are read in place. Raises `InputError` if a file is not found or is another one.
     """
     found = [one for file in spec.files for one in _find(spec, file)]
@@ -148,13 +149,12 @@ def _locate(spec: SourceSpec, file: FileSource) -> str:
     local = local_path(file.path)
     if local is not None and os.path.exists(local):
         return local
-    basename = os.path.basename(file.path.rstrip("/")).partition("?")[0]
-    mirror = os.environ.get("SCIML_MIRROR")
+    basename = os.path.basename(file.path.partition("::")[0].rstrip("/")).partition("?")[0]
     cached = cache_folder() / spec.name / basename
     if local is None:
         tag = hashlib.sha256(f"{file.path} {file.sha256}".encode()).hexdigest()[:8]
         cached = cached.with_name(f"{tag}-{basename}")
-    places = [Path(mirror) / spec.name / basename] if mirror else []
+    places = _mirrored(spec, file, basename)
     for place in (*places, cached):
         if place.exists():
             return str(place)
@@ -163,6 +163,18 @@ def _locate(spec: SourceSpec, file: FileSource) -> str:
         raise InputError(spec.name, key=basename, found=f"no such file ({searched})", expected="the file",
                          fix=f"put it there, or under $SCIML_MIRROR/{spec.name}/")
     return _fetch(spec, file.path, cached)
+
+
+def _mirrored(spec: SourceSpec, file: FileSource, basename: str) -> list[Path]:
+    """Where in the mirror a file may be: in the data set's folder, or wherever one of its name and hash is."""
+    mirror = os.environ.get("SCIML_MIRROR")
+    if not mirror:
+        return []
+    usual = Path(mirror) / spec.name / basename
+    if usual.exists() or file.sha256 is None:
+        return [usual]
+    others = sorted(path for path in Path(mirror).rglob(glob.escape(basename)) if path.is_file())
+    return [usual, *(path for path in others if sha256_of(str(path)) == file.sha256)]
 
 
 def _fetch(spec: SourceSpec, url: str, target: Path) -> str:

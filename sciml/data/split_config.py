@@ -61,7 +61,8 @@ class FoldSplit(Section):
 
 class TimeSplit(Section):
     """The same contiguous stretches of time in every group; `gap` steps are left out between them (null: as is usual
-    in the domain)."""
+    in the domain). Where groups have steps of their own, the last of each are test, those before them validation; then
+    counts of train are at most so many."""
 
     by: Literal["time"]
     fractions: Fractions | None = None
@@ -69,15 +70,33 @@ class TimeSplit(Section):
     gap: int | None = Field(default=None, ge=0)
 
 
-BY = ("group", "fold", "time")
+class GivenSplit(Section):
+    """Whole groups as the data say: the variable `part` has one number per group, 0 train, 1 validation, 2 test.
+
+    validation: where none is for validation, this share of the training groups is, drawn with `seed` (null: evenly
+    spaced in the order of the file) from those of each value of the variable `stratify` (null: the label, if any).
+    """
+
+    fractions: ClassVar[None] = None
+    counts: ClassVar[None] = None
+    together: ClassVar[None] = None
+    by: Literal["given"]
+    part: str = "part"
+    validation: float = Field(default=0.2, ge=0, lt=1)
+    stratify: str | None = None
+    seed: int | None = Field(default=0, ge=0)
+
+
+BY = ("group", "fold", "time", "given")
 
 
 def _as_split(value: Any) -> Any:
     if isinstance(value, dict) and (value.get("by") not in BY or {"shuffle", "random"} & value.keys()):
-        raise ValueError("by: group (whole groups), by: fold (every nth group) or by: time (contiguous blocks with a "
-                         "gap between them); windows are never drawn into splits at random: those beside a training "
-                         "window hold its answers")
+        raise ValueError("by: group (whole groups), by: fold (every nth group), by: given (as the data say) or by: "
+                         "time (contiguous blocks with a gap between them); windows are never drawn into splits at "
+                         "random: those beside a training window hold its answers")
     return value
 
 
-Split = Annotated[Annotated[GroupSplit | FoldSplit | TimeSplit, Field(discriminator="by")], BeforeValidator(_as_split)]
+Split = Annotated[Annotated[GroupSplit | FoldSplit | TimeSplit | GivenSplit, Field(discriminator="by")],
+                  BeforeValidator(_as_split)]

@@ -11,7 +11,7 @@ import xarray as xr
 from sciml.data import units
 from sciml.data.conventions import convention_of
 from sciml.data.schema import Block, SplitName, Splits
-from sciml.data.split_config import FoldSplit, Fractions, GroupSplit, TimeSplit
+from sciml.data.split_config import FoldSplit, Fractions, GivenSplit, GroupSplit, TimeSplit
 from sciml.errors import InputError
 
 NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -19,7 +19,7 @@ FEWEST = 10
 """Of different values of what keeps groups together: with fewer, a split by them would be a split by chance."""
 
 
-AnySplit = GroupSplit | FoldSplit | TimeSplit
+AnySplit = GroupSplit | FoldSplit | TimeSplit | GivenSplit
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Clock:
 
 def usual_split(split: AnySplit | None, dataset: xr.Dataset, domain: str, clock: Clock | None, *,
                 where: object) -> AnySplit:
-    """What a source asks for, and what is usual in its domain (`sciml.data.conventions`) where it doesn't say.
+    """What a source asks for; where it doesn't say, what the data give (`part`, named by ``flag_meanings``), or what is
+    usual in the domain (`sciml.data.conventions`).
 
     Raises `InputError` if the usual gap can't be counted in steps.
 
@@ -40,11 +41,15 @@ def usual_split(split: AnySplit | None, dataset: xr.Dataset, domain: str, clock:
     50
     """
     usual = convention_of(domain)
+    if split is None and "part" in dataset and dataset["part"].attrs.get("flag_meanings") == " ".join(NAMES):
+        split = GivenSplit(by="given")
     if split is None:
         split = TimeSplit(by="time") if usual.by == "time" else _by_group(dataset, usual.together)
     if isinstance(split, FoldSplit):
         kept = split.together or (usual.together if usual.together in dataset else None)
         return split.model_copy(update={"together": kept})
+    if isinstance(split, GivenSplit):
+        return split.model_copy(update={"stratify": split.stratify or ("label" if "label" in dataset else None)})
     shares = split.fractions or (usual.fractions if split.counts is None else None)
     if isinstance(split, GroupSplit):
         return split.model_copy(update={"fractions": shares})
@@ -75,20 +80,54 @@ def together(split: AnySplit, dataset: xr.Dataset, group_dim: str, *, where: obj
     Raises `InputError` unless the variable is there with one finite number per group.
     """
     name = None if isinstance(split, TimeSplit) else split.together
-    if name is None:
-        return None
+    return None if name is None else _numbers(dataset, name, group_dim, "split.together", where)
+
+
+def _numbers(dataset: xr.Dataset, name: str, group_dim: str, key: str, where: object) -> np.ndarray:
     found = "no such variable" if name not in dataset else f"dimensions {dataset[name].dims}"
     if name not in dataset or dataset[name].dims != (group_dim,) or not np.isfinite(dataset[name].values).all():
-        raise InputError(where, key="split.together", found=f"{name}: {found}",
-                         expected=f"a variable of one number per {group_dim}",
-                         fix="name one that the data have, or leave together out")
+        raise InputError(where, key=key, found=f"{name}: {found}", expected=f"a variable of one number per {group_dim}",
+                         fix=f"name one that the data have, or leave {key.removeprefix('split.')} out")
     return np.asarray(dataset[name].values)
 
 
-def make_splits(split: AnySplit, groups: int, steps: int, *, group_dim: str, where: object,
-                keys: np.ndarray | None = None) -> Splits:
-    """Blocks of all three splits. steps: length of the time axis (1 without one); a gap of None is none. keys: of
-    `together`; then counts and fractions are of different keys.
+def given(split: AnySplit, dataset: xr.Dataset, group_dim: str, *, where: object) -> np.ndarray | None:
+    """``(groups,)`` indices into `NAMES` of a split that the data give, validation cut from train where they have none.
+
+    Raises `InputError` unless the variables are there and name both train and test.
+
+    >>> data = xr.Dataset({"part": ("series", [0, 0, 0, 0, 2]), "label": ("series", [0, 1, 0, 1, 1])})
+    >>> split = usual_split(GivenSplit(by="given", validation=0.5), data, "series", None, where="doc")
+    >>> np.bincount(given(split, data, "series", where="doc")).tolist()
+    [2, 2, 1]
+    """
+    if not isinstance(split, GivenSplit):
+        return None
+    parts = _numbers(dataset, split.part, group_dim, "split.part", where).astype(int)
+    if not {0, 2} <= set(parts.tolist()) <= {0, 1, 2}:
+        raise InputError(where, key="split.part", found=f"{split.part} of {sorted(set(parts.tolist()))[:5]}",
+                         expected="0 (train), 1 (validation), 2 (test), the first and the last at least",
+                         fix="say which file is what: options: {parts: [train, test]}; or split otherwise")
+    if (parts == 1).any() or split.validation == 0:
+        return parts
+    strata = np.zeros(len(parts))
+    if split.stratify is not None:
+        known = dataset[[split.stratify]].fillna(-1.0) if split.stratify in dataset else dataset
+        strata = _numbers(known, split.stratify, group_dim, "split.stratify", where)
+    rng = np.random.default_rng(split.seed)
+    for stratum in np.unique(strata):
+        train = np.flatnonzero((parts == 0) & (strata == stratum))
+        count = min(round(split.validation * len(train)), len(train) - 1)
+        if count > 0:
+            even = np.floor((np.arange(count) + 0.5) * len(train) / count).astype(int)
+            parts[train[even] if split.seed is None else rng.permutation(train)[:count]] = 1
+    return parts
+
+
+def make_splits(split: AnySplit, groups: int, steps: int | np.ndarray, *, group_dim: str, where: object,
+                keys: np.ndarray | None = None, parts: np.ndarray | None = None) -> Splits:
+    """Blocks of all three splits. steps: length of the time axis (1 without one), or of each group, ``(groups,)``; a
+    gap of None is none. keys: of `together`; then counts and fractions are of different keys. parts: of `given`.
 
     Raises `InputError` if there are fewer groups, or time steps, than the split asks for.
 
@@ -98,10 +137,17 @@ def make_splits(split: AnySplit, groups: int, steps: int, *, group_dim: str, whe
     >>> [(b.start, b.stop) for name in ("train", "validation", "test") for b in made.of(name)]
     [(0, 5), (6, 8), (9, 11)]
     """
-    members = _members(keys, groups)
+    members, lengths = _members(keys, groups), np.broadcast_to(steps, groups)
     if isinstance(split, FoldSplit):
-        return _folds(split, members, steps, group_dim, where)
-    whole = len(members) if isinstance(split, GroupSplit) else steps
+        return _folds(split, members, lengths, group_dim, where)
+    if isinstance(split, GivenSplit):
+        assert parts is not None
+        train, validation, test = (_whole(np.flatnonzero(parts == i), lengths) for i in range(3))
+        key = f"{split.part} as given; without validation, {split.validation:g} of train, seed {split.seed}"
+        return Splits(key=key, train=train, validation=validation, test=test)
+    if isinstance(split, TimeSplit) and isinstance(steps, np.ndarray):
+        return _last_steps(split, lengths, group_dim, where)
+    whole = len(members) if isinstance(split, GroupSplit) else int(steps)
     gap = (split.gap or 0) if isinstance(split, TimeSplit) else 0
     gaps = 2 * gap
     counts = _counts(split, whole - gaps, where)
@@ -112,8 +158,7 @@ def make_splits(split: AnySplit, groups: int, steps: int, *, group_dim: str, whe
     if isinstance(split, GroupSplit):
         order = np.arange(whole) if split.seed is None else np.random.default_rng(split.seed).permutation(whole)
         cuts = np.split(order, np.cumsum(counts))[:3]
-        blocks = [tuple(Block(group=int(g), start=0, stop=steps) for g in sorted(m for i in cut for m in members[i]))
-                  for cut in cuts]
+        blocks = [_whole(np.array(sorted(m for i in cut for m in members[i]), int), lengths) for cut in cuts]
         drawn = "in order" if split.seed is None else f"drawn with seed {split.seed}"
         key = f"{split.together or group_dim}, {drawn}"
         return Splits(key=key, train=blocks[0], validation=blocks[1], test=blocks[2])
@@ -123,12 +168,41 @@ def make_splits(split: AnySplit, groups: int, steps: int, *, group_dim: str, whe
     return Splits(key=f"time, gap {gap}", gap=gap, train=blocks[0], validation=blocks[1], test=blocks[2])
 
 
-def _folds(split: FoldSplit, members: list[np.ndarray], steps: int, group_dim: str, where: object) -> Splits:
+def _whole(groups: np.ndarray, lengths: np.ndarray) -> tuple[Block, ...]:
+    return tuple(Block(group=int(g), start=0, stop=int(lengths[g])) for g in groups if lengths[g])
+
+
+def _last_steps(split: TimeSplit, lengths: np.ndarray, group_dim: str, where: object) -> Splits:
+    """The last steps of every group are test, those before validation, those before train."""
+    gap = split.gap or 0
+    blocks: dict[str, list[Block]] = {name: [] for name in NAMES}
+    for group, length in enumerate(lengths.tolist()):
+        try:
+            train, validation, test = _counts(split, length - 2 * gap, where)
+        except InputError as error:
+            raise InputError(where, key="split", found=f"{length} steps in {group_dim} {group}",
+                             expected=error.expected, fix="leave such short ones out (options: {shortest: STEPS}), or "
+                             "split by group") from None
+        middle = length - test - gap
+        stops = (middle - validation - gap, middle, length)
+        if stops[0] < 1:
+            raise InputError(where, key="split", found=f"{length} steps in {group_dim} {group}",
+                             expected=f"more than {validation + test + 2 * gap}", fix="lower counts or gap, or leave "
+                             "such short ones out: options: {shortest: STEPS}")
+        for name, stop, count in zip(NAMES, stops, (min(train, stops[0]), validation, test), strict=True):
+            if count:
+                blocks[name].append(Block(group=group, start=stop - count, stop=stop))
+    train_, validation_, test_ = (tuple(blocks[name]) for name in NAMES)
+    return Splits(key=f"last steps of every {group_dim}, gap {gap}", gap=gap, train=train_, validation=validation_,
+                  test=test_)
+
+
+def _folds(split: FoldSplit, members: list[np.ndarray], lengths: np.ndarray, group_dim: str, where: object) -> Splits:
     blocks: dict[str, list[Block]] = {name: [] for name in NAMES}
     for i, groups in enumerate(members):
         fold = i % split.folds
         name = "test" if fold == split.test else "validation" if fold == split.validation else "train"
-        blocks[name] += [Block(group=int(group), start=0, stop=steps) for group in groups]
+        blocks[name] += _whole(groups, lengths)
     wanted = ["train", *(name for name in ("test", "validation") if getattr(split, name) is not None)]
     empty = [name for name in wanted if not blocks[name]]
     if empty:

@@ -77,21 +77,22 @@ def combine_all(parts: Iterable[Partial]) -> Partial:
 
 
 def summarised(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
-               train: Sequence[Block], ragged: Mapping[str, str]) -> tuple[str, ...]:
+               train: Sequence[Block], ragged: Mapping[str, str], own: str | None = None) -> tuple[str, ...]:
     """Variables that have statistics: all but events and rows; ragged ones only if the training blocks are whole
-    groups, as which rows lie in a stretch of time is not the store's to know."""
+    groups, or rows (`own`: as of `sciml.data.schema.paced`), as which rows lie in a stretch of time is not the store's
+    to know."""
     time = next((dim for dim, axis in axes.items() if axis.kind == "time"), None)
     steps = 1 if time is None else dataset.sizes[time]
-    whole = all(block.start == 0 and block.stop == steps for block in train)
+    whole = own is not None or all(b.start == 0 and b.stop == steps for b in train)
     return tuple(name for name, variable in variables.items() if variable.role not in ("event", "rows")
                  and (whole or variable.dims[:1] == () or variable.dims[0] not in ragged))
 
 
 def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
-            train: Sequence[Block], *, ragged: Mapping[str, str] | None = None,
+            train: Sequence[Block], *, ragged: Mapping[str, str] | None = None, own: str | None = None,
             ) -> tuple[dict[str, Moments], dict[str, Tendency]]:
     """Moments of every `summarised` variable and, on grids, the tendency of every state variable, over the training
-    blocks (of ragged variables: over all rows of their groups).
+    blocks (of ragged variables: over all rows of their groups, or where blocks count the rows of `own`, over those).
 
     `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
     ``variable`` or ``variable/member``. ragged: as in `StoreMeta`. Raises `InputError` if a variable or member has no
@@ -104,17 +105,19 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
     spatial = any(axis.kind == "space" for axis in axes.values())
     moments: dict[str, Moments] = {}
     tendency: dict[str, Tendency] = {}
-    for name in summarised(dataset, variables, axes, train, ragged):
+    for name in summarised(dataset, variables, axes, train, ragged, own):
         array, variable = dataset[name], variables[name]
         timed, member_dim = evolves(variable, axes), identity_dim(variable, axes)
         members = None if member_dim is None else [str(m) for m in dataset[member_dim].values]
         axis = None if member_dim is None else array.dims.index(member_dim)
         longest = max(block.stop - block.start for block in train)
         leads = _leads(longest) if timed and spatial and variable.role == "state" else ()
-        regions = _regions(array, cells(dataset, variable, axes, train, ragged))
+        regions = _regions(array, cells(dataset, variable, axes, train, ragged, own))
         if not regions:
             raise _nothing(name)
-        parts = _map(_region_partials, [(array, region, timed, axis, leads) for region in regions])
+        jobs: list[tuple[Any, ...]] = [(array, region, timed, axis, leads) for region in regions]
+        parts = _map(_region_partials, jobs) if variable.dims[:1] != (own,) else \
+            _map(_row_partials, [(array, near, axis) for near in _bundles(array, regions)])
         changes = [combine_all(part[1][i] for part in parts) for i in range(len(leads))]
         for key, index in _keys(name, members):
             moments[key] = _moments(key, combine_all(part[0] for part in parts), index)
@@ -126,16 +129,27 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
 
 
 def cells(dataset: xr.Dataset, variable: Variable, axes: Mapping[str, AxisMeta], blocks: Sequence[Block],
-          ragged: Mapping[str, str]) -> list[tuple[int, int, int, int]]:
+          ragged: Mapping[str, str], own: str | None = None) -> list[tuple[int, int, int, int]]:
     """What `blocks` hold of a variable's array: ``(first, last + 1, start, stop)`` along its first axis (groups, or
-    rows of a ragged dimension) and along time (0, 0 without)."""
+    rows of a ragged dimension) and along time (0, 0 without). own: the dimension whose rows they count."""
     timed = evolves(variable, axes)
     if not variable.dims or variable.dims[0] not in ragged:
         return runs(blocks, timed)
     dim = variable.dims[0]
     at = offsets_of(dataset, {dim: ragged[dim]}, "store")[dim]
-    found = [(int(at[first]), int(at[last]), 0, 0) for first, last, _, _ in runs(blocks, False)]
+    found = [(int(at[first]), int(at[last]), 0, 0) for first, last, _, _ in runs(blocks, False)] if dim != own else \
+        _joined(sorted((int(at[b.group]) + b.start, int(at[b.group]) + b.stop) for b in blocks))
     return [cell for cell in found if cell[0] < cell[1]]
+
+
+def _joined(rows: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    joined: list[tuple[int, int, int, int]] = []
+    for start, stop in rows:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop, 0, 0)
+        else:
+            joined.append((start, stop, 0, 0))
+    return joined
 
 
 def _keys(name: str, members: Sequence[str] | None) -> Iterator[tuple[str, int]]:
@@ -188,11 +202,33 @@ class _Lazy:
 
 
 def read_through(array: xr.DataArray, within: Sequence[tuple[int, int, int, int]], timed: bool) -> None:
-    """Decode every value of some `cells`, 4 MiB at a time; raises what decoding raises."""
-    for first, last, start, stop in within:
+    """Decode every value of some `cells` (and what lies between those that are near each other), 4 MiB at a time;
+    raises what decoding raises."""
+    near = within if timed else [(group[0][0], group[-1][1], 0, 0) for group in _bundles(array, within)]
+    for first, last, start, stop in near:
         part = array[first:last, start:stop] if timed else array[first:last]
         for piece in pieces(part.shape, part.dtype.itemsize):
             part[piece].load()
+
+
+def _bundles(array: xr.DataArray, regions: Sequence[tuple[int, int, int, int]]) -> list[Sequence[tuple[int, ...]]]:
+    """Regions of rows that lie together within 32 MiB, in order."""
+    rows = max(1, RESIDENT_BYTES * array.shape[0] // max(array.nbytes, 1))
+    bundled: list[list[tuple[int, ...]]] = []
+    for region in regions:
+        if bundled and region[1] - bundled[-1][0][0] <= rows:
+            bundled[-1].append(region)
+        else:
+            bundled.append([region])
+    return list(bundled)
+
+
+def _row_partials(source: _Lazy, near: Sequence[tuple[int, ...]], member_axis: int | None) -> tuple[Partial, list[Any]]:
+    """Stretches of rows that lie near each other: read as one and reduced in memory."""
+    first = near[0][0]
+    values = source[slice(first, near[-1][1]),]
+    kept = np.concatenate([values[low - first:high - first] for low, high, *_ in near])
+    return combine_all(reduce_values(kept[piece], member_axis) for piece in pieces(kept.shape, kept.dtype.itemsize)), []
 
 
 def _regions(array: xr.DataArray, within: Sequence[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:

@@ -22,7 +22,7 @@ from sciml.data import ragged, statistics
 from sciml.data.chunks import zarr_store
 from sciml.data.guard import local_path
 from sciml.data.layout import chunks_and_shards
-from sciml.data.schema import AxisMeta, Provenance, Splits, StoreMeta, Variable, array_dims, evolves
+from sciml.data.schema import AxisMeta, Provenance, Splits, StoreMeta, Variable, array_dims, evolves, paced
 from sciml.errors import InputError
 from sciml.recipe import Section
 
@@ -192,7 +192,7 @@ def _finish(draft: StoreDraft, target: str, accept: Accept | None) -> None:
     written = xr.open_zarr(zarr_store(target, read_only=True), chunks=None, consolidated=True)
     notes = (*draft.notes, *(accept(written) if accept is not None else ()))
     moments, tendency = statistics.compute(written, draft.variables, draft.axes, draft.splits.train,
-                                           ragged=draft.ragged)
+                                           ragged=draft.ragged, own=paced(draft.variables, draft.axes, draft.ragged))
     described = {name: getattr(draft, name) for name in StoreDraft.model_fields}
     meta = StoreMeta(**described | {"notes": notes, "moments": moments, "tendency": tendency})
     group = zarr.open_group(storage, mode="r+", use_consolidated=True)

@@ -24,6 +24,7 @@ from sciml.data.readers._volumes_options import VolumeOptions
 from sciml.recipe import Section, validate
 
 STRUCTURES = ("background", "shell", "core")
+CLASSES = ("cored", "hollow")
 TISSUE = {"outside": 0.0, "head": 0.45, "shell": 0.8, "core": 0.6}
 """Brightness before bias and scale."""
 WAVES = 24
@@ -33,7 +34,8 @@ class Options(Section):
     """What to generate. field_mm: extent of the grid along right, anterior, superior; spacing_mm: between these bounds,
     drawn for each axis; orientations: codes of which each subject has one; tilt_deg: standard deviation of a rotation;
     noise: standard deviation against the brightness of 1; decades: the scale of a volume is 10 to the power of up to
-    this; labelled: how many subjects have labels (null: all)."""
+    this; labelled: how many subjects have labels (null: all); hollow: share of subjects without a core, which makes two
+    classes of them (0: no classes)."""
 
     subjects: int = Field(default=40, ge=1)
     field_mm: tuple[float, float, float] = (56.0, 64.0, 48.0)
@@ -43,6 +45,7 @@ class Options(Section):
     noise: float = Field(default=0.06, ge=0)
     decades: float = Field(default=3.0, ge=0, le=6)
     labelled: int | None = Field(default=None, ge=1)
+    hollow: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     brick: int = Field(default=32, ge=4, le=128)
 
@@ -128,12 +131,17 @@ class Phantom:
                                0.1 * rng.standard_normal(3)))
         return head, shell, core, decoys
 
+    @property
+    def hollow(self) -> bool:
+        """Whether its core is missing."""
+        return bool(np.random.default_rng((*self.key, 3)).random() < self.options.hollow)
+
     def label(self) -> np.ndarray:
         """``(I, J, K)`` float32: 0, 1 in the shell, 2 in the core."""
         places = self.places()
         _, shell, core, _ = self.anatomy()
-        inside = shell.depth(places) > 0
-        return np.where(inside, np.where(core.depth(places) > 0, 2, 1), 0).astype(np.float32)
+        cored = core.depth(places) > 0 if not self.hollow else False
+        return np.where(shell.depth(places) > 0, np.where(cored, 2, 1), 0).astype(np.float32)
 
     def image(self) -> np.ndarray:
         """``(I, J, K)`` float32."""
@@ -146,7 +154,8 @@ class Phantom:
             tissue += (level - tissue) * _soft(np.minimum(decoy.depth(places), -shell.depth(places)), blur)
         edge = _soft(shell.depth(places), blur)
         tissue += (TISSUE["shell"] - tissue) * edge
-        tissue += (TISSUE["core"] - tissue) * edge * _soft(core.depth(places), blur)
+        if not self.hollow:
+            tissue += (TISSUE["core"] - tissue) * edge * _soft(core.depth(places), blur)
         texture = 0.05 * _waves(places, (4.0, 12.0), rng) * (tissue > 0.05)
         bias = np.exp(0.25 * _waves(places, (80.0, 160.0), rng))
         scale = 10 ** rng.uniform(0, self.options.decades)
@@ -209,7 +218,8 @@ class PhantomScan:
 
 
 def build(options: Mapping[str, Any]) -> xr.Dataset:
-    """``mri (voxel)`` and ``label (voxel)`` of all subjects, generated when asked for, one subject at a time.
+    """``mri (voxel)`` and ``label (voxel)`` of all subjects, generated when asked for, one subject at a time; with
+    `hollow`, ``category (subject)``.
 
     Raises `InputError` naming the wrong option.
     """
@@ -220,7 +230,9 @@ def build(options: Mapping[str, Any]) -> xr.Dataset:
     for i in range(chosen.subjects):
         phantom = Phantom.of(chosen, i)
         label = PhantomScan(phantom, "label") if i < labelled else None
-        subjects.append(Subject(f"phantom_{i:0{digits}d}", {"mri": PhantomScan(phantom, "image")}, label))
+        category = CLASSES[phantom.hollow] if chosen.hollow else ""
+        subjects.append(Subject(f"phantom_{i:0{digits}d}", {"mri": PhantomScan(phantom, "image")}, label,
+                                category=category))
     common = VolumeOptions(modality="mri", structures=STRUCTURES, brick=chosen.brick)
     return volumes.dataset(subjects, common, format="phantoms", where="phantoms options",
                            notes=["generated: no scanner, no patient"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -206,8 +206,17 @@ def _dates(coord: xr.DataArray) -> xr.Variable:
 
 
 def series(values: da.Array, time: xr.Variable, names: list[str], units: list[str], *, format: str,
-           notes: Any = (), missing: Any = ()) -> xr.Dataset:
-    """The canonical series: ``value (series, time, variate)`` with ``variate`` and ``variate_unit`` coordinates."""
+           notes: Any = (), missing: Any = (), covariates: Sequence[str] = ()) -> xr.Dataset:
+    """The canonical series: ``value (series, time, variate)`` with ``variate`` and ``variate_unit`` coordinates; the
+    last ones, if they are `covariates`, as ``covariate_value (series, time, covariate)``."""
+    if covariates:
+        split = len(names) - len(covariates)
+        own = series(values[..., :split], time, names[:split], units[:split], format=format, notes=notes,
+                     missing=missing)
+        return own.assign(covariate_value=lattice.variable(("series", "time", "covariate"), values[..., split:],
+                                                           "forcing")).assign_coords(
+            covariate=xr.Variable(("covariate",), np.array(names[split:], dtype=str), {"kind": "set"}),
+            covariate_unit=xr.Variable(("covariate",), np.array(units[split:], dtype=str)))
     variables = {"value": lattice.variable(("series", "time", "variate"), values, "state")}
     coords: Mapping[str, xr.Variable] = {
         "series": lattice.coordinate("series", np.arange(values.shape[0]), "set"), "time": time,

@@ -55,11 +55,13 @@ def _text(value: object) -> str:
 
 
 def _series(guess: Guess) -> Iterator[str]:
-    if guess.format not in ("csv", "parquet", "numpy"):
+    if guess.format not in ("csv", "parquet", "numpy", "ts", "gluonts"):
         return
-    variate = guess.axes["variate"]
-    yield "  units:" + ("" if all(variate.label_units) else f'{FILL}: the unit of each variate, "1" if it has none')
-    for label, unit in zip(variate.labels, variate.label_units):
+    columns = [axis for dim, axis in guess.axes.items() if dim in ("variate", "covariate", "static")]
+    named = [pair for axis in columns for pair in zip(axis.labels, axis.label_units) if "=" not in pair[0]]
+    known = all(unit for _, unit in named)
+    yield "  units:" + ("" if known else f'{FILL}: the unit of each variate, "1" if it has none')
+    for label, unit in named:
         yield f"    {_text(label)}: {_text(unit or None)}"
 
 
@@ -101,6 +103,9 @@ def _remark(axis: AxisGuess) -> str:
 
 def _split(guess: Guess) -> str:
     usual = convention_of(guess.domain).split
+    if guess.domain == "series" and any(variable.role == "label" for variable in guess.variables):
+        return ("split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}  # or {by: given}, "
+                "of several files with options parts: [train, test]")
     if usual:
         return f"split: {usual}"
     if guess.axes[guess.group_dim].size < 3:

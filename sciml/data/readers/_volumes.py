@@ -1,7 +1,8 @@
 """Scans of any format as one canonical data set of volumes.
 
 One variable per modality, ``(voxel)``, and ``label (voxel)``, in bricks (`sciml.data.bricks`); ``voxel_count``,
-``size``, ``affine`` and ``brick`` by subject; names of structures by label value as the coordinate ``structure``.
+``size``, ``affine``, ``brick`` and, where subjects have classes, ``category`` by subject; names of structures by label
+value as the coordinate ``structure``, those of classes as ``class``.
 Headers are read now, voxels when they are asked for: a slab of whole layers of bricks at a time, or, where a format is
 compressed as one stream, one scan at a time. Arrays keep the order of the file; nothing is reoriented, resampled or
 rescaled beyond the slope and intercept of the file.
@@ -58,12 +59,14 @@ class Scan(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """Scans of one grid: `images` by modality, and the labels if there are any. person: whom it is of."""
+    """Scans of one grid: `images` by modality, and the labels if there are any. person: whom it is of; category: which
+    class, of all subjects or of none."""
 
     name: str
     images: Mapping[str, Scan]
     label: Scan | None = None
     person: str = ""
+    category: str = ""
 
     @property
     def grid(self) -> Scan:
@@ -97,6 +100,10 @@ def dataset(subjects: Sequence[Subject], options: VolumeOptions, *, format: str,
               GROUP: [s.name for s in ordered]}
     if labelled and options.structures:
         coords["structure"] = options.structures
+    classes = sorted({s.category for s in ordered if s.category})
+    if classes:
+        codes = np.array([float(classes.index(s.category)) for s in ordered])
+        made["category"], coords["class"] = lattice.variable((GROUP,), codes, "label", "1"), classes
     told = [*notes, *_notes(ordered, labelled)]
     return lattice.canonical(made, {dim: lattice.coordinate(dim, np.array(labels), "set")
                                     for dim, labels in coords.items()},

@@ -66,7 +66,7 @@ def cases_of(paths: Sequence[str], options: VolumeOptions, suffixes: Sequence[st
     if not files:
         raise InputError(paths[0], found="no file", expected=f"files ending in {', '.join(suffixes)}",
                          fix="name their folder")
-    root = _root(paths)
+    root = root_of(paths)
     known = {_untagged(os.path.relpath(file, root), file): file for file in files}
     tops = {name.split(os.sep)[0] for name in known if os.sep in name}
     spec = options.labels or next((name for name in LABELS if name in tops), None)
@@ -90,7 +90,8 @@ def _untagged(name: str, file: str) -> str:
     return os.path.join(folder, re.sub(r"^[0-9a-f]{8}-", "", base))
 
 
-def _root(paths: Sequence[str]) -> str:
+def root_of(paths: Sequence[str]) -> str:
+    """The folder that names of a source's files are relative to."""
     if len(paths) == 1 and local(paths[0]).is_dir():
         return str(local(paths[0]))
     return os.path.commonpath([str(local(path).absolute().parent) for path in paths]) if len(paths) > 1 else \

@@ -14,7 +14,8 @@ from sciml.data.files import is_folder
 from sciml.data.readers import _volumes as volumes
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._volumes import Scan
-from sciml.data.readers._volumes_files import LABELS, Case, cases_of, local, subjects_of, walk
+from sciml.data.readers._volumes_classes import classified
+from sciml.data.readers._volumes_files import LABELS, Case, cases_of, local, root_of, subjects_of, walk
 from sciml.data.readers._volumes_options import volume_options
 from sciml.data.readers.guess import Guess, guess
 from sciml.data.safety import limits_of
@@ -46,6 +47,8 @@ def read_files(paths: Sequence[str], source: Any, scans: Scans, suffixes: Sequen
         return scans(path, options=chosen, limits=limits, **given)
 
     subjects = subjects_of(cases_of(paths, chosen, suffixes), opened, chosen)
+    if chosen.classes is not None:
+        subjects = classified(subjects, chosen.classes, Path(root_of(paths)), suffixes)
     return volumes.dataset(subjects, chosen, format=format, where=source.name, mask=source.missing == "mask")
 
 

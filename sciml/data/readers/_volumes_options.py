@@ -10,6 +10,9 @@
       frames: groups                               # of 4-D images: subjects of their own; or names of modalities
       orientation: RAS                             # what the axes point to, where the file doesn't say
       brick: 32                                    # voxels an axis that are stored together
+
+Readers of single files also take ``classes: participants.tsv``, a table beside the images with a class for every
+subject; ``{table: participants.tsv, subject: participant_id, column: diagnosis}`` names its columns.
 """
 
 from __future__ import annotations
@@ -35,6 +38,19 @@ def _by_value(value: Any) -> Any:
     return [known.get(number, "background" if number == 0 else f"label_{number}") for number in range(max(known) + 1)]
 
 
+class ClassTable(Section):
+    """table: its path below the images' folder; subject, column: names of the columns with subjects (or files) and
+    classes, where they aren't called so."""
+
+    table: str
+    subject: str = ""
+    column: str = ""
+
+
+def _table(value: Any) -> Any:
+    return {"table": value} if isinstance(value, str) else value
+
+
 class VolumeOptions(Section):
     """See the module. select: start and stop by dimension."""
 
@@ -43,6 +59,7 @@ class VolumeOptions(Section):
     labels: str | None = None
     structures: Annotated[tuple[str, ...], BeforeValidator(_by_value)] = ()
     ignore: int | None = None
+    classes: Annotated[ClassTable | None, BeforeValidator(_table)] = None
     unit: str | dict[str, str] = "1"
     frames: Literal["groups"] | tuple[Name, ...] | None = None
     orientation: str | None = None
@@ -53,7 +70,7 @@ class VolumeOptions(Section):
         return self.unit if isinstance(self.unit, str) else self.unit.get(modality, "1")
 
 
-OPTIONS = frozenset(VolumeOptions.model_fields) - {"select"}
+OPTIONS = frozenset(VolumeOptions.model_fields) - {"select", "classes"}
 
 
 def volume_options(options: Mapping[str, Any], where: object, own: frozenset[str] = frozenset()) -> VolumeOptions:

@@ -1,7 +1,8 @@
-"""CSV (comma, semicolon, tab or bar) with a header, a column of times and numeric columns: one series.
+"""CSV (comma, semicolon, tab or bar) with a header, a column of times and numeric columns: one series, or long.
 
-Options: `time_column`, `time_format`, `columns`, `units` (one, or by column), `separator`, `decimal`, `na_values`,
-`irregular` (``fill`` or ``keep``). The table is read into memory.
+Options: `time_column`, `time_format`, `timezone` (of local times), `columns`, `covariates` (columns known in the
+future, too), `units` (one, or by column), `separator`, `decimal`, `na_values`, `irregular` (``fill`` or ``keep``);
+with `id_column`, many series, those of `sciml.data.readers._long`. The table is read into memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pandas as pd
 import xarray as xr
 
 from sciml.data.files import head, open_bytes, size_of
+from sciml.data.readers import _long
 from sciml.data.readers import _table as table
 from sciml.data.readers._cf import series
 from sciml.data.readers._combine import combine, options_of
@@ -32,9 +34,9 @@ MINIMUM = 1 << 20
 
 @dataclass(frozen=True)
 class CSV:
-    """Reads wide tables as series."""
+    """Reads wide tables as one series, long ones as many."""
 
-    options: frozenset[str] = table.OPTIONS | {"separator", "decimal", "na_values"}
+    options: frozenset[str] = table.OPTIONS | _long.OPTIONS | {"separator", "decimal", "na_values"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         separator = _separator(head(path, LOOK))
@@ -48,14 +50,21 @@ class CSV:
             if size <= limit and not any(table.is_number(frame[name]) for name in frame):
                 return None
             raise
-        found = guess(_read(path, frame, {"irregular": "keep"}, lenient=True), path, limit_bytes=limit)
+        own = {} if separator == "," else {"separator": separator}
+        found = _long.recognise(frame, path, "csv", limit_bytes=limit, options=own)
+        if found is None:
+            found = replace(guess(_read(path, frame, {"irregular": "keep"}, lenient=True), path, limit_bytes=limit),
+                            options=own)
         if size > limit:
             found = replace(found, notes=(*found.notes, f"only the first {limit} of {size} bytes were looked at"))
-        return replace(found, options={} if separator == "," else {"separator": separator})
+        return found
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
-        """Series ``value (series = 1, time, variate)`` in float64, missing cells NaN."""
+        """Series ``value (series = 1, time, variate)`` in float64, missing cells NaN; with ``id_column`` as of
+        `sciml.data.readers._series`."""
         options = options_of(source)
+        if "id_column" in options:
+            return _long.dataset([_frame(str(p), options) for p in paths], paths, options, format="csv")
         return combine([_read(str(p), _frame(str(p), options), options) for p in paths], paths, source)
 
 
@@ -106,7 +115,8 @@ def _frame(path: str, options: Mapping[str, Any], start: bytes | None = None) ->
 def _read(path: str, frame: pd.DataFrame, options: Mapping[str, Any], lenient: bool = False) -> xr.Dataset:
     names = list(frame.columns)
     time = table.time_column(names, frame, options, path)
-    columns = table.chosen_columns(names, time, options, path)
+    chosen, covariates = table.chosen_columns(names, time, options, path)
+    columns = [*chosen, *covariates]
     suspicious: list[str] = []
     stamps, places = _times(frame[time], time, options, path, suspicious if lenient else None)
     data = []
@@ -126,7 +136,8 @@ def _read(path: str, frame: pd.DataFrame, options: Mapping[str, Any], lenient: b
     rows = max(1, CHUNK_BYTES // (8 * max(len(columns), 1)))
     array = da.from_array(values[None], chunks=(1, rows, len(columns)), name=False)
     units = units_by_name(columns, options, path)
-    result = series(array, coordinate("time", stamps, "time"), columns, units, format="csv")
+    result = series(array, coordinate("time", stamps, "time"), columns, units, format="csv",
+                    covariates=covariates)
     return result.assign_attrs(suspicious=tuple(suspicious))
 
 

@@ -158,7 +158,8 @@ def is_uniform(gaps: np.ndarray, values: np.ndarray) -> bool:
 
 def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Mapping[str, AxisGuess],
              group_dim: str) -> Iterator[str]:
-    if "time" not in axes and convention_of(dataset.attrs["domain"]).timed:
+    own = any(v.attrs["role"] == "event" for v in dataset.data_vars.values())
+    if "time" not in axes and not own and convention_of(dataset.attrs["domain"]).timed:
         yield "time axis: none found"
     for name, axis in axes.items():
         if name == group_dim or axis.kind in ("set", "ragged"):
@@ -167,10 +168,11 @@ def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Ma
             yield f"unit of axis {name}"
         if axis.kind == "space" and axis.period is None and "bounded" not in dataset[name].attrs:
             yield f"periodicity of axis {name}: give its period if it wraps around"
-    if "variate_unit" in dataset.coords:
-        for label, unit in zip(dataset["variate"].values, dataset["variate_unit"].values):
-            if not unit:
-                yield f"unit of variate {label}"
+    for dim in ("variate", "covariate", "static"):
+        if f"{dim}_unit" in dataset.coords:
+            for label, unit in zip(dataset[dim].values, dataset[f"{dim}_unit"].values):
+                if not unit:
+                    yield f"unit of {dim} {label}"
     for variable in variables:
         if variable.unit is None and not any(axes[dim].label_units for dim in variable.dims):
             yield f"unit of variable {variable.name}"

@@ -3,7 +3,8 @@
 A folder ``images`` and a folder ``labels`` belong together by the names of their files, which are the subjects' ids;
 other layouts are said in ``options.images`` and ``options.labels``. The header is read by nibabel from its own 540
 bytes; voxels are memory-mapped or, from .nii.gz, read one file at a time. The affine is sform, else qform; a file that
-has neither is refused unless ``options.orientation`` says what its axes point to. Options: those of all volumes.
+has neither is refused unless ``options.orientation`` says what its axes point to. Options: those of all volumes, and
+``classes``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FRAMES = 10_000
 class Nifti:
     """Reads images and label maps; one file is one subject unless options say otherwise."""
 
-    options: frozenset[str] = OPTIONS
+    options: frozenset[str] = OPTIONS | {"classes"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         first = first_of(path, SUFFIXES)

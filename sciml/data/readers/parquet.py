@@ -1,6 +1,7 @@
-"""Parquet with a column of times and numeric columns: one series, read lazily by row groups.
+"""Parquet with a column of times and numeric columns: one series, read lazily by row groups, or long as CSV.
 
-As for CSV: `time_column`, `time_format`, `columns`, `units`, `irregular` (``keep``; ``fill`` reads all at once).
+As for CSV: `time_column`, `time_format`, `timezone`, `columns`, `covariates`, `units`, `irregular` (``keep``; ``fill``
+reads all at once), and with `id_column` the options of long tables, which are read into memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from sciml.data.files import head, open_bytes
+from sciml.data.readers import _long
 from sciml.data.readers import _table as table
 from sciml.data.readers._cf import series
 from sciml.data.readers._combine import combine, options_of
@@ -25,21 +27,30 @@ from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
 from sciml.data.safety import Limits, check_size, limits_of
 from sciml.errors import InputError
 
+MINIMUM = 1 << 20
+
 
 @dataclass(frozen=True)
 class Parquet:
-    """Reads wide tables as series."""
+    """Reads wide tables as one series, long ones as many."""
 
-    options: frozenset[str] = table.OPTIONS
+    options: frozenset[str] = table.OPTIONS | _long.OPTIONS
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if head(path, 4) != b"PAR1":
             return None
+        rows = _rows_at_most(path, max(limit_bytes, MINIMUM))
+        long = None if rows is None else _long.recognise(rows, path, "parquet", limit_bytes=limit_bytes)
+        if long is not None:
+            return long
         return guess(_read(path, {"irregular": "keep"}), path, limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
-        """Series ``value (series = 1, time, variate)`` in float64, nulls NaN; one dask chunk per row group."""
+        """Series ``value (series = 1, time, variate)`` in float64, nulls NaN; one dask chunk per row group. With
+        ``id_column`` as of `sciml.data.readers._series`."""
         options = options_of(source)
+        if "id_column" in options:
+            return _long.dataset([_whole(path, options) for path in paths], paths, options, format="parquet")
         return combine([_read(str(path), options) for path in paths], paths, source)
 
 
@@ -61,7 +72,8 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
     with _open(path) as file:
         names, rows = _checked(path, file, limits_of(options, path))
         time = table.time_column(names, _first_rows(file), options, path)
-        columns = table.chosen_columns(names, time, options, path)
+        chosen, covariates = table.chosen_columns(names, time, options, path)
+        columns = [*chosen, *covariates]
         stamps, places = table.times(file.read(columns=[time]).column(0).to_pandas(), time, options, path)
     starts = np.concatenate([[0], np.cumsum(rows)])
     load, width = dask.delayed(_rows), len(columns)
@@ -73,7 +85,23 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
         spread[places] = values.compute()
         values = da.from_array(spread, name=False)
     return series(values[None], coordinate("time", stamps, "time"), columns, units_by_name(columns, options, path),
-                  format="parquet")
+                  format="parquet", covariates=covariates)
+
+
+def _whole(path: str, options: Mapping[str, Any]) -> pd.DataFrame:
+    with _open(path) as file:
+        names, rows = _checked(path, file, limits_of(options, path))
+        check_size(path, "rows", (sum(rows), len(names)), 8, limits_of(options, path).chunk_bytes, "a table to hold")
+        return file.read().to_pandas()
+
+
+def _rows_at_most(path: str, limit_bytes: int) -> pd.DataFrame | None:
+    """The first rows, whole row groups of at most `limit_bytes`; None if the first one is larger."""
+    with _open(path) as file:
+        _checked(path, file, limits_of({}, path))
+        sizes = np.cumsum([file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)])
+        count = int(np.searchsorted(sizes, limit_bytes, side="right"))
+        return file.read_row_groups(list(range(count))).to_pandas() if count else None
 
 
 def _first_rows(file: Any) -> pd.DataFrame:
