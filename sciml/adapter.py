@@ -99,6 +99,15 @@ class Meeting(Protocol):
         ...
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """An adapter with metrics that compare samples: areas under ROC curves, means over classes."""
+
+    def across(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Metric → ``(samples,)`` whose mean it is, from what `score` gave of all samples of a question."""
+        ...
+
+
 class DomainAdapter(Protocol):
     """One domain. Frozen; `fit` returns a copy that also knows another data set.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from sciml.adapter import DomainAdapter, Meeting, Question, Sample
+from sciml.adapter import Comparing, DomainAdapter, Meeting, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.metrics import Interval, paired_blocks
@@ -96,6 +96,8 @@ def evaluate(predictor: Predictor, store: Store, split: SplitName = "test", *, q
 
     for question, indices in plans:
         ours, floor = _answer(predictor, adapter, question, indices, tick)
+        if isinstance(adapter, Comparing):
+            ours, floor = adapter.across(ours), adapter.across(floor)
         block = max(1, round(question.block * len(indices) / max(len(question.windows), 1)))
         _summarise(result, adapter, question, ours, floor, block)
     return result

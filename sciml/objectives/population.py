@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml.losses import Segments, mse, poisson
+from sciml.objectives.cross_entropy import loss as cross_entropy
 from sciml.tokens import Outputs, TokenBatch
 
 RATES, STATES, EMBEDDINGS, DISPERSIONS = ("next", "rate"), ("state",), ("embedding",), ("dispersion",)
@@ -52,20 +53,6 @@ def negative_binomial(log_rate: Tensor, log_dispersion: Tensor, count: Tensor, m
     r, factor = (-log_a).exp(), torch.nn.functional.softplus(log_a + log_mu)
     cells = (torch.xlogy(y, y) - y - torch.lgamma(y + r) + torch.lgamma(r) - y * (log_a + log_mu) + (y + r) * factor)
     return _over_samples(torch.where(mask, cells, 0.0), mask.expand(cells.shape)).to(log_rate)
-
-
-def cross_entropy(logits: Tensor, shares: Tensor, mask: Tensor) -> Tensor:
-    """``(B,)`` mean over cells of KL(shares ‖ softmax(logits)) in nats, classes last: the cross entropy less the
-    entropy of the shares. Classes that the mask excludes have no probability; cells that it excludes don't count.
-
-    >>> x = torch.tensor([[[1.0, 0.0]]])
-    >>> cross_entropy(torch.zeros(1, 1, 2), x, torch.ones(1, 1, 2, dtype=torch.bool)).exp().tolist()
-    [2.0]
-    """
-    counted = mask.any(-1)
-    log_p = torch.where(mask | ~counted[..., None], logits, -torch.inf).log_softmax(-1)
-    cells = torch.where(mask, torch.xlogy(shares, shares) - shares * torch.where(mask, log_p, 0.0), 0.0).sum(-1)
-    return _over_samples(cells, counted)
 
 
 def neighbourhoods(place: Tensor, truth: Tensor, mask: Tensor) -> Tensor:

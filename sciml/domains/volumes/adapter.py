@@ -12,11 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from sciml import registry
-from sciml.adapter import Arrays, Metric, Operate, Question, Sample
+from sciml.adapter import Arrays, Comparing, Metric, Operate, Question, Sample
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
-from sciml.domains.volumes.config import Known, VolumesConfig
+from sciml.domains.volumes.config import CATEGORY, CLASS, Known, VolumesConfig
 from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, onto_grid, plain_batch
 from sciml.domains.volumes.sliding import blended
 from sciml.domains.volumes.tasks import TASKS, Task
@@ -54,6 +54,11 @@ class Volumes:
         return next((known.structures for known in self.datasets.values() if known.structures), ())
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Of subjects, by number; empty where none has one."""
+        return next((known.classes for known in self.datasets.values() if known.classes), ())
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """In the order of channels, of all data sets."""
         return tuple(dict.fromkeys(name for known in self.datasets.values() for name in known.modalities))
@@ -77,13 +82,14 @@ class Volumes:
         if meta.domain != DOMAIN or not meta.of_role("state"):
             raise InputError(store.url, key="domain", found=meta.domain, expected="volumes with at least one modality",
                              fix=f"use the adapter of {meta.domain}")
-        labelled = LABEL in meta.variables and "structure" in meta.axes
-        structures = store.members("structure") if labelled else ()
+        structures, classes = (store.members(names) if name in meta.variables and names in meta.axes else ()
+                               for name, names in ((LABEL, "structure"), (CATEGORY, CLASS)))
         known = Known(modalities={name: meta.variables[name].unit for name in meta.of_role("state")},
-                      structures=structures, split=meta.split_identity())
-        if structures and self.structures and structures != self.structures:
-            raise InputError(store.url, key="structure", found=", ".join(structures),
-                             expected=", ".join(self.structures), fix="train on data sets of the same structures")
+                      structures=structures, classes=classes, split=meta.split_identity())
+        for key, found, before in (("structure", structures, self.structures), (CLASS, classes, self.classes)):
+            if found and before and found != before:
+                raise InputError(store.url, key=key, found=", ".join(found), expected=", ".join(before),
+                                 fix="train on data sets that name the same ones")
         return replace(self, task=self.task.fit(store, known), datasets={**self.datasets, meta.dataset: known})
 
     def floor(self) -> Self:
@@ -122,16 +128,21 @@ class Volumes:
         return self.task.encode(plain_batch(sample, self.datasets, self.config, given=given))
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """Variables ``(sample, x, y, z)`` on the image's own grid in RAS order and ``spacing (sample, world)`` in mm.
-        Positions are the image's where all samples share them, else mm from the first voxel of the first."""
+        """Variables ``(sample, x, y, z)`` on the image's own grid in RAS order, of whole subjects ``(sample,)`` and
+        ``(sample, class)``, and ``spacing (sample, world)`` in mm. Positions are the image's where all samples share
+        them, else mm from the first voxel of the first."""
         places = [batch.kept[name].detach().cpu().double().numpy() for name in GRID]
         shared = all((place == place[0]).all() for place in places)
-        coords = {name: (name, place[0] if shared else place[0] - place[0][0], {"units": "mm"})
-                  for name, place in zip(geometry.NAMES, places)}
-        dims = ("sample", *geometry.NAMES)
+        coords: dict[str, Any] = {
+            name: (name, place[0] if shared else place[0] - place[0][0], {"units": "mm"})
+            for name, place in zip(geometry.NAMES, places)}
+        dims = {1: ("sample",), 2: ("sample", CLASS), 4: ("sample", *geometry.NAMES)}
         units = self.datasets[batch.dataset].modalities
-        data: dict[str, Any] = {name: (dims, value.detach().cpu().numpy(), {"units": units.get(name, unit)})
-                                for name, (value, unit) in self.task.decode(batch, predictions).items()}
+        decoded = self.task.decode(batch, predictions)
+        data: dict[str, Any] = {name: (dims[value.ndim], value.detach().cpu().numpy(), {"units": units.get(name, unit)})
+                                for name, (value, unit) in decoded.items()}
+        if any(value.ndim == 2 for value, _ in decoded.values()):
+            coords[CLASS] = list(self.classes)
         data["spacing"] = (("sample", "world"), batch.kept[SPACING].cpu().numpy(), {"units": "mm"})
         return xr.Dataset(data, coords=coords, attrs={"domain": DOMAIN, "dataset": batch.dataset})
 
@@ -167,6 +178,10 @@ class Volumes:
             one = slice(i, i + 1)
             parts.append(self.task.score(prediction.isel(sample=one), truth.isel(sample=one), (x, y, z)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def across(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Scores of all samples of a question, where the task has any that compare samples."""
+        return self.task.across(scores) if isinstance(self.task, Comparing) else dict(scores)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         fitted, arrays = self.task.state()

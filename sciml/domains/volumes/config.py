@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from sciml.recipe import Named, Section
 
 AxisName = Literal["x", "y", "z"]
+CATEGORY, CLASS = "category", "class"
+"""The variable that says which class a subject is of, and the coordinate with their names."""
 
 
 class PatchConfig(Section):
@@ -78,8 +80,9 @@ class VolumesConfig(Section):
 
 class Known(Section):
     """One data set: modalities in the order of channels with their units; structures by label value (empty without
-    labels); identity of its split."""
+    labels); classes of subjects; identity of its split."""
 
     modalities: dict[str, str]
     structures: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     split: str = ""

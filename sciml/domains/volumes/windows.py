@@ -14,7 +14,7 @@ from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
 from sciml.domains.volumes.augment import LABEL, changed
-from sciml.domains.volumes.config import Known, VolumesConfig
+from sciml.domains.volumes.config import CATEGORY, CLASS, Known, VolumesConfig
 from sciml.domains.volumes.encode import DOMAIN, intensity
 from sciml.errors import InputError
 
@@ -45,9 +45,26 @@ class Subjects:
 
     def sample(self, group: int, low: Sequence[int] = (0, 0, 0), high: Sequence[int] | None = None) -> xr.Dataset:
         """A box of a volume, in the orientation of its file, with the numbers of the whole volume's intensities."""
-        return geometry.dataset_of({name: bricks.read(self.store, name, group, low, high) for name in self.names},
-                                   geometry.shifted(bricks.affine(self.store, group), low),
-                                   self.attrs(group), units=self.known.modalities)
+        return self.made({name: bricks.read(self.store, name, group, low, high) for name in self.names},
+                         geometry.shifted(bricks.affine(self.store, group), low), group)
+
+    def made(self, arrays: Mapping[str, np.ndarray], affine: np.ndarray, group: int) -> xr.Dataset:
+        """Arrays of a subject as a sample, with its class where it has one."""
+        sample = geometry.dataset_of(arrays, affine, self.attrs(group), units=self.known.modalities)
+        if not self.known.classes or CATEGORY not in self.store.meta.variables:
+            return sample
+        return sample.assign({CATEGORY: ((), self.category(group), {"units": "1"})})
+
+    def category(self, group: int) -> float:
+        """The number of a subject's class among those the adapter knows. Raises `InputError` for another one."""
+        code = float(self.store.read(CATEGORY, group))
+        if not np.isfinite(code):
+            return code
+        name = self.store.members(CLASS)[int(code)]
+        if name not in self.known.classes:
+            raise InputError(self.store.url, key=CLASS, found=name, expected=f"one of {', '.join(self.known.classes)}",
+                             fix="name classes as in training, or train on a data set that has them all")
+        return float(self.known.classes.index(name))
 
     def attrs(self, group: int) -> dict[str, Any]:
         dataset = self.store.meta.dataset
@@ -132,8 +149,7 @@ class Patches:
             arrays, affine = fitted(arrays, affine, window, rng)
         else:
             arrays, affine = changed(arrays, affine, window, rng, self.augmented)
-        sample = geometry.dataset_of(arrays, affine, self.subjects.attrs(group), units=self.subjects.known.modalities)
-        return self.task.draw(sample, rng, train=True)
+        return self.task.draw(self.subjects.made(arrays, affine, group), rng, train=True)
 
     def _box(self, group: int, affine: np.ndarray,
              rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -24,13 +24,15 @@ def ball(shape: Sequence[int], centre: Sequence[float]) -> np.ndarray:
 
 
 def balls_store(folder: Path, shape: tuple[int, int, int] = (8, 6, 5), *, subjects: int = 5, brick: int = 4,
-                affine: np.ndarray = AFFINE, grow: int = 0, dataset: str = "balls") -> Store:
-    """The first three fifths train, then validation and test. grow: that many more voxels along x for each subject."""
+                affine: np.ndarray = AFFINE, grow: int = 0, classes: Sequence[str] = (),
+                dataset: str = "balls") -> Store:
+    """The first three fifths train, then validation and test. grow: that many more voxels along x for each subject.
+    classes: names, with `hollow` among them, which every second ball is, and `cored`, which the others are."""
     rng = np.random.default_rng(5)
     images, labels, shapes = [], [], []
     for number in range(subjects):
         own = (shape[0] + grow * number, *shape[1:])
-        label = ball(own, rng.uniform(-0.2, 0.2, 3))
+        label = ball(own, rng.uniform(-0.2, 0.2, 3)).clip(0, 1 if classes and number % 2 else 2)
         images.append(bricks.pack((100 * (1 + label) + rng.normal(0, 5, own)).astype(np.float32), brick))
         labels.append(bricks.pack(label, brick))
         shapes.append(own)
@@ -47,10 +49,15 @@ def balls_store(folder: Path, shape: tuple[int, int, int] = (8, 6, 5), *, subjec
                  "brick": Variable(role="parameter", unit="1", dims=())}
     coords = {"index": list("ijk"), "world": ["x", "y", "z", "1"], "column": ["i", "j", "k", "origin"],
               "structure": list(STRUCTURES), "subject": [f"s{i}" for i in range(subjects)]}
+    if classes:
+        codes = [float(classes.index("hollow" if number % 2 else "cored")) for number in range(subjects)]
+        data["category"] = (("subject",), np.array(codes))
+        variables["category"] = Variable(role="label", unit="1", dims=())
+        coords["class"] = list(classes)
     cuts = np.split(np.arange(subjects), [3 * subjects // 5, 4 * subjects // 5])
     splits = Splits(key="subject", **{name: tuple(Block(group=int(g), start=0, stop=1) for g in cut)
                                       for name, cut in zip(("train", "validation", "test"), cuts)})
-    sets = dict.fromkeys(("index", "world", "column", "structure"), AxisMeta(kind="set", unit="1"))
+    sets = dict.fromkeys(set(coords) - {"subject"}, AxisMeta(kind="set", unit="1"))
     draft = StoreDraft(domain="volumes", dataset=dataset, group_dim="subject", groups=subjects, variables=variables,
                        axes=sets,
                        ragged={"voxel": "voxel_count"}, dt=None, splits=splits, provenance=Provenance(builder="test"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -68,7 +68,7 @@ class Task(Protocol):
         ...
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, str]]:
-        """Variable → ``(S, X, Y, Z)`` in its unit, and the unit."""
+        """Variable → ``(S, X, Y, Z)``, or ``(S,)`` and ``(S, classes)`` of subjects, in its unit, and the unit."""
         ...
 
     def metrics(self) -> tuple[Metric, ...]: ...
