@@ -171,8 +171,8 @@ def auroc(score: ArrayLike, label: ArrayLike) -> float:
 
 
 def average_precision(score: ArrayLike, label: ArrayLike) -> float:
-    """Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, from the highest down: precision P, recall R of all that score as much.
-    NaN without a positive. Source: Su, Yuan & Zhu, ICTIR 2015.
+    """Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, from the highest down: precision P and recall R of all that score as
+    much. NaN without a positive. Source: Su, Yuan & Zhu, ICTIR 2015.
 
     >>> round(average_precision([0.1, 0.4, 0.35, 0.8], [False, False, True, True]), 4)
     0.8333
