@@ -19,28 +19,23 @@ who wins. All is selected on validation; the test split is read once per model. 
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
 from pretrain.workflow import new_predictor, pretrain
 from sciml import checkpoint
-from sciml.assets import config, dataset
+from sciml.assets import config
 from sciml.cards import card
 from sciml.cards.molecules_symmetry import Precision, symmetries
 from sciml.cli import console
 from sciml.cli.bench import load_script
-from sciml.data.build import build
-from sciml.data.source import read_source
-from sciml.data.store import Store, open_store
+from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
@@ -48,6 +43,8 @@ from sciml.recipe import Recipe, load_recipe
 from sciml.report.bench import Bench, Row
 from sciml.report.machine import gemm_gflops
 
+common = load_script(Path(__file__).with_name("common.py"))
+say, store_of = common.say, common.store_of
 peers = load_script(Path(__file__).with_name("molecules_peers.py"))
 speed = load_script(Path(__file__).with_name("molecules_speed.py"))
 motion = load_script(Path(__file__).with_name("molecules_md.py"))
@@ -65,32 +62,11 @@ MODES = {"geometric": ("ethanol", ()), "cartesian_rotation": ("acac_cartesian", 
 UNITS = {"forces": "meV/angstrom", "energy": "meV", "u0": "meV", "homo": "meV"}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the environment asks for."""
-
-    parts: tuple[str, ...]
-    seconds: Mapping[str, float]
-    seeds: int
-
-    @classmethod
-    def of_environment(cls) -> Plan:
-        """Raises `InputError` on a part or budget that there is not."""
-        parts = tuple(os.environ.get("SCIML_BENCH_PARTS", ",".join(PARTS)).split(","))
-        given = dict(each.split(":") for each in filter(None, os.environ.get("SCIML_BENCH_SECONDS", "").split(",")))
-        for key, names, known in (("SCIML_BENCH_PARTS", parts, PARTS), ("SCIML_BENCH_SECONDS", given, tuple(SECONDS))):
-            if unknown := set(names) - set(known):
-                raise InputError("environment", key=key, found=", ".join(sorted(unknown)),
-                                 expected=", ".join(known), fix="correct the name")
-        return cls(parts, SECONDS | {key: float(value) for key, value in given.items()},
-                   int(os.environ.get("SCIML_BENCH_SEEDS", "1")))
-
-
 def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
     """Measure what is missing; place: folder of the results."""
     torch.set_num_threads(1)
     keep_freed()
-    plan, bench = Plan.of_environment(), Bench.load_or_new("molecules", place=place)
+    plan, bench = common.Plan.of_environment(PARTS, SECONDS), Bench.load_or_new("molecules", place=place)
     for part in plan.parts:
         bench.add(Row(metric=f"machine/gemm/{part}", unit="GFLOP/s", ours=gemm_gflops()))
         if part == "long":
@@ -116,21 +92,12 @@ def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
     return bench
 
 
-def store_of(name: str) -> Store:
-    place = Path(f"stores/{name}.zarr")
-    return open_store(place) if place.exists() else build(read_source(dataset(name)), str(place))
-
-
 def recipe_of(name: str, *assignments: str) -> Recipe:
     return load_recipe(config(name), ["train.threads=1", *assignments])
 
 
 def store_for(recipe: Recipe) -> Store:
     return store_of(Path(recipe.data[0].store).stem)
-
-
-def say(text: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}", err=True)
 
 
 def unit_of(metric: str) -> str:
@@ -142,12 +109,11 @@ def measure_long(bench: Bench, name: str, seconds: float, runs: Path) -> None:
     if bench.has(f"{name}/long/forces_rmse", "element_references"):
         return
     folder, store = runs / name, store_of(name)
-    frozen = next((row for row in bench.results.rows if row.metric == f"{name}/long/steps"), None)
+    frozen = common.measured(bench, f"{name}/long/steps")
     steps = int(frozen.ours) if frozen is not None else calibrated(name, store, seconds)
     bench.add(Row(metric=f"{name}/long/steps", unit="steps", ours=steps))
     say(f"{name}: {steps} steps in {seconds:g} CPU s")
-    recipe = recipe_of(name, f"train.steps={steps}", f"train.validate_every={max(1, steps // 10)}",
-                       f"train.checkpoint_every={max(1, steps // 20)}")
+    recipe = recipe_of(name, *common.paced(steps))
     clock: list[tuple[int, float]] = []
     predictor = pretrain(recipe, folder, overwrite=frozen is None,
                          listen=lambda progress: clock.append((progress.step, time.process_time())))
@@ -162,11 +128,8 @@ def measure_long(bench: Bench, name: str, seconds: float, runs: Path) -> None:
 
 def calibrated(name: str, store: Store, seconds: float) -> int:
     """Steps that fit, by a fortieth of the budget of training; a twentieth is left for validation and checkpoints."""
-    trainer = peers.trainer("sciml", "", None, recipe_of(name), store, seconds)
-    trainer.advance(seconds / 80)
-    warm, used = trainer.step, trainer.used
-    trainer.advance(seconds / 40)
-    return max(20, int(0.95 * seconds * (trainer.step - warm) / (trainer.used - used)))
+    steps: int = common.calibrated(peers.trainer("sciml", "", None, recipe_of(name), store, seconds), 0.95)
+    return steps
 
 
 def compare(bench: Bench, label: str, recipe: Recipe, kinds: Sequence[str], seconds: float, seeds: int) -> None:
@@ -185,9 +148,9 @@ def compare(bench: Bench, label: str, recipe: Recipe, kinds: Sequence[str], seco
     chosen = {kind: tuned(bench, label, kind, recipe, store, seconds / 10) for kind in present}
     trained = {"sciml": peers.trainer("sciml", "", None, recipe, store, seconds)}
     trained |= {kind: peers.trainer(kind, *chosen[kind], recipe, store, seconds) for kind in present}
-    peers.train_together(list(trained.values()))
-    losses = {kind: each.validation() for kind, each in trained.items()}
-    scores = {kind: each.scores() for kind, each in trained.items()}
+    common.train_together(list(trained.values()))
+    losses = {kind: peers.validation(each) for kind, each in trained.items()}
+    scores = {kind: peers.scores(each) for kind, each in trained.items()}
     for kind in present:
         say(f"{label}: {kind} {chosen[kind]}: {trained[kind].step} steps, {scores[kind]}; ours "
             f"{trained['sciml'].step} steps, {scores['sciml']}")
@@ -201,8 +164,8 @@ def compare(bench: Bench, label: str, recipe: Recipe, kinds: Sequence[str], seco
         other = recipe.model_copy(update={"seed": seed})
         pair = [peers.trainer("sciml", "", None, other, store, seconds),
                 peers.trainer(best, *chosen[best], other, store, seconds)]
-        peers.train_together(pair)
-        add_scores(bench, label, best, pair[0].scores(), pair[1].scores(), f"_seed{seed}")
+        common.train_together(pair)
+        add_scores(bench, label, best, peers.scores(pair[0]), peers.scores(pair[1]), f"_seed{seed}")
 
 
 def add_scores(bench: Bench, label: str, peer: str, ours: Mapping[str, float], others: Mapping[str, float],
@@ -215,26 +178,23 @@ def add_scores(bench: Bench, label: str, peer: str, ours: Mapping[str, float], o
 def tuned(bench: Bench, label: str, kind: str, recipe: Recipe, store: Store, seconds: float) -> tuple[str, float]:
     """The size and rate of a peer that are best on validation: sizes at the middle rate, then the other rates. What was
     tried is kept, so that a run that goes on doesn't try again."""
-    tried: dict[tuple[str, float], float] = {}
-
-    def attempt(choices: Sequence[tuple[str, float]]) -> None:
+    def attempt(choices: Sequence[tuple[str, float]]) -> dict[tuple[str, float], float]:
         names = {each: f"{label.replace('/', '_')}/tuning/{kind}_{each[0]}_{each[1]:g}".replace("-", "m")
                  for each in choices}
         missing = [each for each in choices if not bench.has(names[each])]
         trainers = [peers.trainer(kind, size, rate, recipe, store, seconds) for size, rate in missing]
-        peers.train_together(trainers)
+        common.train_together(trainers)
         for each, trainer in zip(missing, trainers):
-            loss = trainer.validation()
+            loss = peers.validation(trainer)
             bench.add(Row(metric=names[each], unit="1", ours=min(loss, 1e9)))
             say(f"{label}: {kind} {each}: {trainer.step} steps, validation {loss:.4f}")
-        rows = {row.metric: row.ours for row in bench.results.rows}
-        tried.update({each: rows[names[each]] for each in choices})
+        return {each: common.measured(bench, names[each]).ours for each in choices}
 
     low, middle, high = peers.PEER_RATES
-    attempt([(size, middle) for size in (("small",) if kind == "mace" else tuple(peers.SIZES))])
-    size = min(tried, key=lambda each: tried[each])[0]
-    attempt([(size, low), (size, high)])
-    return min(tried, key=lambda each: tried[each])
+    sizes = ("small",) if kind == "mace" else tuple(peers.SIZES)
+    best: tuple[str, float] = common.search(attempt, [
+        lambda _: [(size, middle) for size in sizes], lambda best: [(best[0], low), (best[0], high)]])
+    return best
 
 
 def measure_modes(bench: Bench, seconds: float) -> None:
@@ -244,12 +204,12 @@ def measure_modes(bench: Bench, seconds: float) -> None:
     store = store_of("ethanol")
     trainers = {name: peers.trainer("sciml", "", None, recipe_of(recipe, "data.0.store=stores/ethanol.zarr", *more),
                                     store, seconds) for name, (recipe, more) in MODES.items()}
-    peers.train_together(list(trainers.values()))
+    common.train_together(list(trainers.values()))
     found = {}
     for name, each in trainers.items():
         samples = [each.predictor.adapter("molecules").open(store, "test").draw(int(i), *[np.random.default_rng(0)] * 2)
                    for i in np.linspace(0, len(store.meta.splits.test) - 1, 16)]
-        found[name] = each.scores()
+        found[name] = peers.scores(each)
         rotation = symmetries(each.averaged(), samples, Precision("float32", 1e-5, 1e-5), 0)[0]
         assert rotation.name.startswith("rotation error")
         found[name] |= {"rotation_error": rotation.value, "steps": each.step}

@@ -9,11 +9,9 @@ aside (``pip install --no-deps --target FOLDER …``) and put the folder on PYTH
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.workflow import new_predictor
-from sciml import optim, registry
+from sciml.cli.bench import load_script
 from sciml.data.store import Store
 from sciml.domains.molecules.adapter import Molecules
 from sciml.domains.molecules.elements import SYMBOLS
@@ -29,9 +27,10 @@ from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
-from sciml.recipe import Recipe, TrainRecipe
-from sciml.sampling import MicroBatches, Schedule, Source
+from sciml.recipe import Recipe
 from sciml.tokens import Outputs, TokenBatch
+
+common = load_script(Path(__file__).with_name("common.py"))
 
 PEER_RATES = (5e-4, 1e-3, 2e-3)
 SIZES = {"small": (64, 3), "default": (128, 6)}
@@ -39,7 +38,6 @@ SIZES = {"small": (64, 3), "default": (128, 6)}
 CUTOFFS = {"schnet": 10.0, "visnet": 5.0, "mace": 5.0}
 MACE_CHANNELS = 32
 CLIP, EMA = 10.0, 0.99
-SLICE_S = 10.0
 
 
 def pairs(pos: Tensor, segment: Tensor, cutoff: float, loops: bool = False) -> tuple[Tensor, Tensor]:
@@ -177,101 +175,33 @@ def absent(kind: str) -> str:
     return ""
 
 
-class Average(optim.Average):
-    """Of what is a number; what counts (a peer's index tables) is as it is."""
-
-    def update(self, module: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        with torch.no_grad():
-            for name, value in module.state_dict().items():
-                if value.is_floating_point():
-                    self.weights[name].lerp_(value, 1 - decay)
-
-
-@dataclass
-class Trainer:
-    """A model on its own clock of CPU seconds: rates follow the share of the budget; the averaged weights count."""
-
-    name: str
-    predictor: Predictor
-    store: Store
-    recipe: Recipe
-    train: TrainRecipe
-    seconds: float
-    used: float = 0.0
-    step: int = 0
-    failed: bool = False
-    batches: Iterator[TokenBatch] = field(init=False)
-
-    def __post_init__(self) -> None:
-        adapter = self.predictor.adapter("molecules")
-        self.size = self.recipe.data[0].batch
-        source = Source(self.name, adapter, adapter.open(self.store, "train", train=True), self.size, 1.0)
-        data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
-        self.batches = (data[i] for i in itertools.count())
-        self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
-        self.average = Average(self.predictor.operator, self.train.ema)
-        self.objective = registry.find("sciml.objectives", adapter.objective)
-
-    def advance(self, seconds: float) -> None:
-        """Train so many CPU seconds more, data included; a model that isn't finite any more has failed."""
-        operator, adapter = self.predictor.operator.train(), self.predictor.adapter("molecules")
-        until = min(self.seconds, self.used + seconds)
-        while self.used < until and not self.failed:
-            began = time.process_time()
-            share = optim.scale_at(int(1e4 * self.used / self.seconds), 10_000, self.train)
-            optim.set_rates(self.optimizers, share, self.train)
-            for optimizer in self.optimizers.values():
-                optimizer.zero_grad(set_to_none=True)
-            batch = next(self.batches)
-            loss = self.objective(forward(adapter, operator, batch, create_graph=True), batch).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(operator.parameters(), self.train.clip)
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-            self.average.update(operator)
-            self.failed = not bool(torch.isfinite(loss))
-            self.step += 1
-            self.used += time.process_time() - began
-
-    def averaged(self) -> Predictor:
-        """The predictor, from now on with the averaged weights."""
-        self.predictor.operator.load_state_dict(self.average.weights)
-        return self.predictor
-
-    def validation(self) -> float:
-        """Mean objective over the validation split, of the averaged weights; infinite for a model that failed."""
-        if self.failed:
-            return float("inf")
-        predictor = self.averaged()
-        adapter, found = predictor.adapter("molecules"), []
-        windows, rng = adapter.open(self.store, "validation"), np.random.default_rng(0)
-        places = np.unique(np.linspace(0, len(windows) - 1, 100).round().astype(int))
-        with evaluating(predictor.operator):
-            for part in np.array_split(places, max(1, len(places) // 16)):
-                batch = collate([adapter.encode(windows.draw(int(i), rng, rng)) for i in part])
-                found.append(self.objective(forward(adapter, predictor.operator, batch), batch).detach())
-        return float(torch.cat(found).mean())
-
-    def scores(self) -> dict[str, float]:
-        """Test scores by metric: energies of QM9 in meV too."""
-        rows = evaluate(self.averaged(), self.store, "test").scores
-        return {row.metric: row.value * (1e3 if row.unit == "eV" else 1) for row in rows}
+def validation(trainer: Any) -> float:
+    """Mean objective over the validation split, of the averaged weights; infinite for a model that failed."""
+    if trainer.failed:
+        return float("inf")
+    predictor = trainer.averaged()
+    adapter, found = predictor.adapter("molecules"), []
+    windows, rng = adapter.open(trainer.store, "validation"), np.random.default_rng(0)
+    places = np.unique(np.linspace(0, len(windows) - 1, 100).round().astype(int))
+    with evaluating(predictor.operator):
+        for part in np.array_split(places, max(1, len(places) // 16)):
+            batch = collate([adapter.encode(windows.draw(int(i), rng, rng)) for i in part])
+            found.append(trainer.objective(forward(adapter, predictor.operator, batch), batch).detach())
+    return float(torch.cat(found).mean())
 
 
-def trainer(kind: str, size: str, rate: float | None, recipe: Recipe, store: Store, seconds: float) -> Trainer:
+def scores(trainer: Any) -> dict[str, float]:
+    """Test scores by metric: energies of QM9 in meV too."""
+    rows = evaluate(trainer.averaged(), trainer.store, "test").scores
+    return {row.metric: row.value * (1e3 if row.unit == "eV" else 1) for row in rows}
+
+
+def trainer(kind: str, size: str, rate: float | None, recipe: Recipe, store: Store, seconds: float) -> Any:
     """rate: of AdamW; None: the recipe's own optimizers and rates."""
     keep_freed()
     torch.set_num_threads(1)
     train = recipe.train
     if rate is not None:
         train = train.model_copy(update={"learning_rate": rate, "optimizer": "adamw", "clip": CLIP, "ema": EMA})
-    return Trainer(kind, make_predictor(kind, size, recipe, store), store, recipe, train, seconds)
-
-
-def train_together(trainers: Sequence[Trainer]) -> None:
-    """All to the end of their budgets, in turns, so that a machine that slows down slows all."""
-    while any(each.used < each.seconds and not each.failed for each in trainers):
-        for each in trainers:
-            each.advance(min(SLICE_S, each.seconds / 10))
+    return common.Trainer(kind, make_predictor(kind, size, recipe, store), store, recipe, train, recipe.data[0].batch,
+                          seconds)

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from sciml import registry
 from sciml.cli.bench import load_script
 from sciml.handles.potential import at, moved, pack
 from sciml.packing import collate
@@ -149,7 +150,7 @@ def encoded(predictor: Predictor, samples: Sequence[xr.Dataset]) -> TokenBatch:
 def gradient(predictor: Predictor, batch: TokenBatch) -> Run:
     """Loss on energies and forces and its gradient: a training step without the update, which costs both the same."""
     adapter, operator = predictor.adapter("molecules"), predictor.operator.train()
-    objective = peers.registry.find("sciml.objectives", adapter.objective)
+    objective = registry.find("sciml.objectives", adapter.objective)
 
     def run() -> None:
         operator.zero_grad(set_to_none=True)

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sciml.report.bench import Results, Row
+from sciml.cli.bench import load_script
+from sciml.report.bench import Results
+
+common = load_script(Path(__file__).with_name("common.py"))
+Bar: Any = common.Bar
 
 
-@dataclass(frozen=True)
-class Bar:
-    """most: of ours. ratio: of ours over the peer's. None of both: reported beside."""
-
-    what: str
-    metric: str
-    peer: str | None
-    most: float | None = None
-    ratio: float | None = None
-
-    @property
-    def text(self) -> str:
-        if self.most is not None:
-            return f"<= {self.most:g}"
-        return "-" if self.ratio is None else f"< {self.ratio:.3g} of the peer's"
-
-    def holds(self, row: Row) -> bool | None:
-        if self.most is not None:
-            return row.ours <= self.most
-        return None if self.ratio is None or not row.peer else row.ours / row.peer < self.ratio
-
-
-def beside() -> list[Bar]:
+def beside() -> list[Any]:
     """Errors beside the peers' of the same budget."""
     made = []
     for data in ("acac", "ethanol"):
@@ -43,7 +25,7 @@ def beside() -> list[Bar]:
     return [*made, *(Bar(f"QM9 {name}", f"qm9/{name}/{name}_mae", "schnet", ratio=1.0) for name in ("u0", "homo"))]
 
 
-def all_bars() -> list[Bar]:
+def all_bars() -> list[Any]:
     floor = "element_references"
     made = [Bar("AcAc force RMSE", "acac/long/forces_rmse", floor, most=15.0),
             Bar("AcAc energy RMSE", "acac/long/energy_rmse", floor, most=3.0),
@@ -61,16 +43,5 @@ def all_bars() -> list[Bar]:
 
 def summary(results: Results) -> list[dict[str, Any]]:
     """what, bar, ours, peer (with its name), verdict: met, missed, beside, or not measured."""
-    rows = {(row.metric, row.peer_name): row for row in results.rows}
-    made = []
-    for bar in all_bars():
-        row = rows.get((bar.metric, bar.peer))
-        if row is None:
-            made.append({"what": bar.what, "bar": bar.text, "ours": "", "peer": bar.peer or "",
-                         "verdict": "not measured"})
-            continue
-        holds = bar.holds(row)
-        peer = "" if row.peer is None else f"{row.peer:.4g} ({row.peer_name})"
-        made.append({"what": bar.what, "bar": bar.text, "ours": f"{row.ours:.4g} {row.unit}", "peer": peer,
-                     "verdict": "beside" if holds is None else "met" if holds else "missed"})
+    made: list[dict[str, Any]] = common.judged(all_bars(), results)
     return made

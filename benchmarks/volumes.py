@@ -19,25 +19,20 @@ once per model. Parts:
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
 from pretrain.workflow import pretrain
 from sciml import checkpoint
-from sciml.assets import config, dataset
+from sciml.assets import config
 from sciml.cli import console
 from sciml.cli.bench import load_script
-from sciml.data.build import build
-from sciml.data.source import read_source
-from sciml.data.store import Store, open_store
+from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
@@ -47,6 +42,8 @@ from sciml.report.bench import Bench, Row
 from sciml.report.machine import gemm_gflops
 
 HERE = Path(__file__).parent
+common = load_script(HERE / "common.py")
+say, store_of, paced = common.say, common.store_of, common.paced
 peers = load_script(HERE / "volumes_peers.py")
 speed = load_script(HERE / "volumes_speed.py")
 tasks = load_script(HERE / "volumes_tasks.py")
@@ -63,32 +60,11 @@ WHOLE = ("domains.volumes.window=[64,64,64]", "domains.volumes.patches.size=[32,
 RUNS = Path("runs/bench_volumes")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the environment asks for."""
-
-    parts: tuple[str, ...]
-    seconds: Mapping[str, float]
-    seeds: int
-
-    @classmethod
-    def of_environment(cls) -> Plan:
-        """Raises `InputError` on a part or budget that there is not."""
-        parts = tuple(os.environ.get("SCIML_BENCH_PARTS", ",".join(PARTS)).split(","))
-        given = dict(each.split(":") for each in filter(None, os.environ.get("SCIML_BENCH_SECONDS", "").split(",")))
-        for key, names, known in (("SCIML_BENCH_PARTS", parts, PARTS), ("SCIML_BENCH_SECONDS", given, tuple(SECONDS))):
-            if unknown := set(names) - set(known):
-                raise InputError("environment", key=key, found=", ".join(sorted(unknown)),
-                                 expected=", ".join(known), fix="correct the name")
-        return cls(parts, SECONDS | {key: float(value) for key, value in given.items()},
-                   int(os.environ.get("SCIML_BENCH_SEEDS", "1")))
-
-
 def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
     """Measure what is missing; place: folder of the results."""
     torch.set_num_threads(1)
     keep_freed()
-    plan, bench = Plan.of_environment(), Bench.load_or_new("volumes", place=place)
+    plan, bench = common.Plan.of_environment(PARTS, SECONDS), Bench.load_or_new("volumes", place=place)
     for part in plan.parts:
         bench.add(Row(metric=f"machine/gemm/{part}", unit="GFLOP/s", ours=gemm_gflops()))
         if part == "dice":
@@ -107,24 +83,15 @@ def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
     return bench
 
 
-def store_of(name: str) -> Store:
-    place = Path(f"stores/{name}.zarr")
-    return open_store(place) if place.exists() else build(read_source(dataset(name)), str(place))
-
-
 def recipe_of(name: str, *assignments: str) -> Recipe:
     """The budget is the bench's: minutes that a recipe asks for are replaced by steps."""
     return load_recipe(config(name), ["train.threads=1", "train.minutes=null", "train.steps=1000", *assignments])
 
 
-def say(text: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}", err=True)
-
-
 def train_for(bench: Bench, metric: str, recipe: str, seconds: float, folder: Path,
               store: Store) -> tuple[Predictor, int]:
     """By the recipe as users do, for as many steps as fit into the budget, which are frozen at the first attempt."""
-    frozen = next((row for row in bench.results.rows if row.metric == f"{metric}/steps"), None)
+    frozen = common.measured(bench, f"{metric}/steps")
     steps = int(frozen.ours) if frozen is not None else calibrated(recipe_of(recipe), store, seconds)
     bench.add(Row(metric=f"{metric}/steps", unit="steps", ours=steps))
     say(f"{metric}: {steps} steps in {seconds:g} CPU s")
@@ -137,18 +104,10 @@ def train_for(bench: Bench, metric: str, recipe: str, seconds: float, folder: Pa
     return predictor, steps
 
 
-def paced(steps: int) -> tuple[str, ...]:
-    return (f"train.steps={steps}", f"train.validate_every={max(1, steps // 10)}",
-            f"train.checkpoint_every={max(1, steps // 20)}")
-
-
 def calibrated(recipe: Recipe, store: Store, seconds: float) -> int:
     """Steps that fit, by a fortieth of the budget of training; a tenth is left for validation and checkpoints."""
-    trainer = peers.trainer("sciml", None, recipe, store, seconds)
-    trainer.advance(seconds / 80)
-    warm, used = trainer.step, trainer.used
-    trainer.advance(seconds / 40)
-    return max(20, int(0.9 * seconds * (trainer.step - warm) / max(trainer.used - used, 1e-9)))
+    steps: int = common.calibrated(peers.trainer("sciml", None, recipe, store, seconds), 0.9)
+    return steps
 
 
 def measure_dice(bench: Bench, seconds: float, runs: Path) -> None:
@@ -157,7 +116,7 @@ def measure_dice(bench: Bench, seconds: float, runs: Path) -> None:
         return
     store = store_of(DATA)
     predictor, _ = train_for(bench, f"{DATA}/long", DATA, seconds, runs / DATA, store)
-    bench.add(Row(metric=f"{DATA}/long/parameters", unit="1", ours=peers.parameters(predictor)))
+    bench.add(Row(metric=f"{DATA}/long/parameters", unit="1", ours=common.parameters(predictor)))
     for row in sorted(evaluate(predictor, store, "test").scores, key=lambda row: row.metric == "dice"):
         bench.add(Row(metric=f"{DATA}/long/{row.metric}", unit=row.unit, ours=row.value, peer=row.baseline,
                       peer_name=FLOOR))
@@ -179,10 +138,10 @@ def compare(bench: Bench, label: str, recipe: Recipe, kinds: Sequence[str], seco
     chosen = {kind: tuned(bench, label, kind, recipe, store, seconds / 10) for kind in present}
     trained = {"sciml": peers.trainer("sciml", None, recipe, store, seconds)}
     trained |= {kind: peers.trainer(kind, chosen[kind], recipe, store, seconds) for kind in present}
-    peers.train_together(list(trained.values()))
-    judged = {kind: each.validation() for kind, each in trained.items()}
-    scores = {kind: each.scores() for kind, each in trained.items()}
-    sizes = {kind: peers.parameters(each.predictor) for kind, each in trained.items()}
+    common.train_together(list(trained.values()))
+    judged = {kind: peers.validation(each) for kind, each in trained.items()}
+    scores = {kind: peers.scores(each) for kind, each in trained.items()}
+    sizes = {kind: common.parameters(each.predictor) for kind, each in trained.items()}
     for kind in present:
         say(f"{label}: {kind} {chosen[kind]}: {trained[kind].step} steps, {scores[kind]}; ours "
             f"{trained['sciml'].step} steps, {scores['sciml']}")
@@ -195,8 +154,8 @@ def compare(bench: Bench, label: str, recipe: Recipe, kinds: Sequence[str], seco
         other = recipe.model_copy(update={"seed": seed})
         pair = [peers.trainer("sciml", None, other, store, seconds),
                 peers.trainer(best, chosen[best], other, store, seconds)]
-        peers.train_together(pair)
-        add_scores(bench, label, best, pair[0].scores(), pair[1].scores(), f"_seed{seed}")
+        common.train_together(pair)
+        add_scores(bench, label, best, peers.scores(pair[0]), peers.scores(pair[1]), f"_seed{seed}")
 
 
 def add_scores(bench: Bench, label: str, peer: str, ours: Mapping[str, tuple[float, str]],
@@ -209,26 +168,23 @@ def add_scores(bench: Bench, label: str, peer: str, ours: Mapping[str, tuple[flo
 def tuned(bench: Bench, label: str, kind: str, recipe: Recipe, store: Store, seconds: float) -> tuple[float, int]:
     """The rate and batch of a peer that are best on validation: batches at the middle rate, then the other rates. What
     was tried is kept, so that a run that goes on doesn't try again."""
-    tried: dict[tuple[float, int], float] = {}
-
-    def attempt(choices: Sequence[tuple[float, int]]) -> None:
+    def attempt(choices: Sequence[tuple[float, int]]) -> dict[tuple[float, int], float]:
         names = {each: f"{label.replace('/', '_')}/tuning/{kind}_{each[0]:g}_batch{each[1]}".replace("-", "m")
                  for each in choices}
         missing = [each for each in choices if not bench.has(names[each])]
         trainers = [peers.trainer(kind, each, recipe, store, seconds) for each in missing]
-        peers.train_together(trainers)
+        common.train_together(trainers)
         for each, trainer in zip(missing, trainers):
-            found = trainer.validation()
+            found = peers.validation(trainer)
             bench.add(Row(metric=names[each], unit="1", ours=found))
             say(f"{label}: {kind} {each}: {trainer.step} steps, validation Dice {found:.4f}")
-        rows = {row.metric: row.ours for row in bench.results.rows}
-        tried.update({each: rows[names[each]] for each in choices})
+        return {each: common.measured(bench, names[each]).ours for each in choices}
 
     low, middle, high = peers.RATES
-    attempt([(middle, batch) for batch in peers.BATCHES])
-    batch = max(tried, key=lambda each: tried[each])[1]
-    attempt([(low, batch), (high, batch)])
-    return max(tried, key=lambda each: tried[each])
+    best: tuple[float, int] = common.search(attempt, [
+        lambda _: [(middle, batch) for batch in peers.BATCHES], lambda best: [(low, best[1]), (high, best[1])]],
+        higher=True)
+    return best
 
 
 def measure_few(bench: Bench, seconds: Mapping[str, float], runs: Path) -> None:
@@ -237,7 +193,7 @@ def measure_few(bench: Bench, seconds: Mapping[str, float], runs: Path) -> None:
     mine: list[float] = []
     theirs: list[float] = []
     train_for(bench, f"{DATA}/masked", f"{DATA}_masked", seconds["masked"], runs / f"{DATA}_masked", store)
-    frozen = next((row for row in bench.results.rows if row.metric == f"{label}/steps"), None)
+    frozen = common.measured(bench, f"{label}/steps")
     steps = int(frozen.ours) if frozen is not None else calibrated(recipe_of(DATA), store, seconds["fewshot"])
     bench.add(Row(metric=f"{label}/steps", unit="steps", ours=steps))
     for draw in range(DRAWS):

@@ -9,34 +9,30 @@ a folder that holds it on PYTHONPATH.
 from __future__ import annotations
 
 import importlib
-import itertools
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.workflow import new_predictor
-from sciml import optim, registry
 from sciml.adapter import DomainAdapter
+from sciml.cli.bench import load_script
 from sciml.data.store import Store
 from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
-from sciml.predictor import Predictor, forward
-from sciml.recipe import Recipe, TrainRecipe
-from sciml.sampling import MicroBatches, Schedule, Source
+from sciml.predictor import Predictor
+from sciml.recipe import Recipe
 from sciml.tokens import Outputs, TokenBatch
-from sciml.train import autocast
+
+common = load_script(Path(__file__).with_name("common.py"))
 
 DOMAIN, HEAD = "volumes", "label"
 RATES, BATCHES = (3e-4, 1e-3, 3e-3), (2, 8)
 """Of AdamW and of the micro-batch; a peer's are chosen on validation."""
 MULTIPLE = {"unet": 16, "segresnet": 8, "swinunetr": 32}
 CLIP, EMA, DECAY = 10.0, 0.99, 1e-5
-SLICE_S = 10.0
 JUDGED = 20
 """Validation volumes that settings are chosen on."""
 
@@ -96,77 +92,20 @@ def make_predictor(kind: str, recipe: Recipe, store: Store) -> Predictor:
     return Predictor(PeerOperator(net, adapter, MULTIPLE[kind]), {DOMAIN: adapter})  # type: ignore[arg-type]
 
 
-def parameters(predictor: Predictor) -> int:
-    return sum(p.numel() for p in predictor.operator.parameters())
+def validation(trainer: Any) -> float:
+    """Mean Dice of validation volumes, of the averaged weights; 0 for a model that failed."""
+    if trainer.failed:
+        return 0.0
+    found = evaluate(trainer.averaged(), trainer.store, "validation", max_windows=JUDGED).scores
+    return next(row.value for row in found if row.metric == "dice")
 
 
-@dataclass
-class Trainer:
-    """A model on its own clock of CPU seconds: rates follow the share of the budget; the averaged weights count."""
-
-    name: str
-    predictor: Predictor
-    store: Store
-    recipe: Recipe
-    train: TrainRecipe
-    batch: int
-    seconds: float
-    used: float = 0.0
-    step: int = 0
-    failed: bool = False
-    batches: Iterator[TokenBatch] = field(init=False)
-
-    def __post_init__(self) -> None:
-        adapter = self.predictor.adapter(DOMAIN)
-        source = Source(self.name, adapter, adapter.open(self.store, "train", train=True), self.batch, 1.0)
-        data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
-        self.batches = (data[i] for i in itertools.count())
-        self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
-        self.average = optim.Average(self.predictor.operator, self.train.ema)
-        self.objective = registry.find("sciml.objectives", adapter.objective)
-
-    def advance(self, seconds: float) -> None:
-        """Train so many CPU seconds more, data included; a model that isn't finite any more has failed."""
-        operator, adapter = self.predictor.operator.train(), self.predictor.adapter(DOMAIN)
-        until = min(self.seconds, self.used + seconds)
-        while self.used < until and not self.failed:
-            began = time.process_time()
-            share = optim.scale_at(int(1e4 * self.used / self.seconds), 10_000, self.train)
-            optim.set_rates(self.optimizers, share, self.train)
-            for optimizer in self.optimizers.values():
-                optimizer.zero_grad(set_to_none=True)
-            batch = next(self.batches)
-            with autocast(self.train):
-                outputs = forward(adapter, operator, batch, create_graph=True)
-            outputs = Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
-            loss = self.objective(outputs, batch).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(operator.parameters(), self.train.clip)
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-            self.average.update(operator)
-            self.failed = not bool(torch.isfinite(loss))
-            self.step += 1
-            self.used += time.process_time() - began
-
-    def averaged(self) -> Predictor:
-        """The predictor, from now on with the averaged weights."""
-        self.predictor.operator.load_state_dict(self.average.weights)
-        return self.predictor
-
-    def validation(self) -> float:
-        """Mean Dice of validation volumes, of the averaged weights; 0 for a model that failed."""
-        if self.failed:
-            return 0.0
-        found = evaluate(self.averaged(), self.store, "validation", max_windows=JUDGED).scores
-        return next(row.value for row in found if row.metric == "dice")
-
-    def scores(self) -> dict[str, tuple[float, str]]:
-        """Test scores by metric with their units."""
-        return {row.metric: (row.value, row.unit) for row in evaluate(self.averaged(), self.store, "test").scores}
+def scores(trainer: Any) -> dict[str, tuple[float, str]]:
+    """Test scores by metric with their units."""
+    return {row.metric: (row.value, row.unit) for row in evaluate(trainer.averaged(), trainer.store, "test").scores}
 
 
-def trainer(kind: str, setting: tuple[float, int] | None, recipe: Recipe, store: Store, seconds: float) -> Trainer:
+def trainer(kind: str, setting: tuple[float, int] | None, recipe: Recipe, store: Store, seconds: float) -> Any:
     """setting: rate of AdamW and batch of a peer, in float32 (MONAI's UNet isn't finite after some thirty steps in
     bfloat16, and is no faster); None: the recipe's own optimizers, rates, batch and precision."""
     keep_freed()
@@ -176,11 +115,4 @@ def trainer(kind: str, setting: tuple[float, int] | None, recipe: Recipe, store:
         rate, batch = setting
         train = train.model_copy(update={"learning_rate": rate, "optimizer": "adamw", "clip": CLIP, "ema": EMA,
                                          "weight_decay": DECAY, "precision": "float32"})
-    return Trainer(kind, make_predictor(kind, recipe, store), store, recipe, train, batch, seconds)
-
-
-def train_together(trainers: Sequence[Trainer]) -> None:
-    """All to the end of their budgets, in turns, so that a machine that slows down slows all."""
-    while any(each.used < each.seconds and not each.failed for each in trainers):
-        for each in trainers:
-            each.advance(min(SLICE_S, each.seconds / 10))
+    return common.Trainer(kind, make_predictor(kind, recipe, store), store, recipe, train, batch, seconds)

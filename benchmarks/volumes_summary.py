@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sciml.report.bench import Results, Row
+from sciml.cli.bench import load_script
+from sciml.report.bench import Results
+
+common = load_script(Path(__file__).with_name("common.py"))
+Bar: Any = common.Bar
 
 DATA = "hippocampus"
 
 
-@dataclass(frozen=True)
-class Bar:
-    """least, most: of ours. ratio: of ours over the peer's. loss: that ours may be below the peer's. ahead: above it.
-    None of all: reported beside."""
-
-    what: str
-    metric: str
-    peer: str | None
-    least: float | None = None
-    most: float | None = None
-    ratio: float | None = None
-    loss: float | None = None
-    ahead: bool = False
-
-    @property
-    def text(self) -> str:
-        told = [f">= {self.least:g}" if self.least is not None else "", f"<= {self.most:g}" if self.most else "",
-                f"<= {self.ratio:.3g} of the peer's" if self.ratio is not None else "",
-                f"at most {self.loss:g} below" if self.loss is not None else "", "above the peer's" * self.ahead]
-        return ", ".join(filter(None, told)) or "-"
-
-    def holds(self, row: Row) -> bool | None:
-        peer = row.peer
-        checks = [None if self.least is None else row.ours >= self.least,
-                  None if self.most is None else row.ours <= self.most,
-                  None if self.ratio is None or peer is None else row.ours <= self.ratio * peer,
-                  None if self.loss is None or peer is None else row.ours >= peer - self.loss,
-                  None if not self.ahead or peer is None else row.ours > peer]
-        asked = [check for check in checks if check is not None]
-        return all(asked) if asked else None
-
-
-def all_bars() -> list[Bar]:
+def all_bars() -> list[Any]:
     long, floor = f"{DATA}/long", "mean_atlas"
     made = [Bar("Dice, anterior", f"{long}/dice_anterior", floor, least=0.902),
             Bar("Dice, posterior", f"{long}/dice_posterior", floor, least=0.888),
@@ -62,19 +34,8 @@ def all_bars() -> list[Bar]:
 def summary(results: Results) -> list[dict[str, Any]]:
     """what, bar, ours, peer (with its name), verdict: met, missed, beside, or not measured. Restored images are to have
     higher PSNR and SSIM than every reference that was measured beside them."""
-    rows = {(row.metric, row.peer_name): row for row in results.rows}
     restored = [row for row in results.rows if row.metric.endswith(("/psnr", "/ssim")) and row.peer is not None]
-    bars = all_bars() + [Bar(f"{row.metric} beside {row.peer_name}", row.metric, row.peer_name, ahead=True)
-                         for row in restored]
-    made = []
-    for bar in bars:
-        row = rows.get((bar.metric, bar.peer)) or (rows.get((bar.metric, None)) if bar.most else None)
-        if row is None:
-            made.append({"what": bar.what, "bar": bar.text, "ours": "", "peer": bar.peer or "",
-                         "verdict": "not measured"})
-            continue
-        holds = bar.holds(row)
-        peer = "" if row.peer is None else f"{row.peer:.4g} ({row.peer_name})"
-        made.append({"what": bar.what, "bar": bar.text, "ours": f"{row.ours:.4g} {row.unit}", "peer": peer,
-                     "verdict": "beside" if holds is None else "met" if holds else "missed"})
+    made: list[dict[str, Any]] = common.judged([*all_bars(), *(
+        Bar(f"{row.metric} beside {row.peer_name}", row.metric, row.peer_name, ahead=True) for row in restored)],
+        results)
     return made

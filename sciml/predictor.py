@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -69,6 +69,12 @@ class Predictor:
         from sciml.rollout import rollout_dataset
 
         return rollout_dataset(self, dataset, steps)
+
+    def forecast(self, frame: Any, *, horizon: int, quantiles: Sequence[float] = (), **options: Any) -> Any:
+        """The steps that follow every series of a pandas frame, as a frame: `sciml.handles.series.forecast`."""
+        from sciml.handles.series import forecast
+
+        return forecast(self, frame, horizon=horizon, quantiles=quantiles, **options)
 
     def of(self, sample: Sample) -> DomainAdapter:
         """The adapter of a sample: by its attribute ``domain``, or the only one there is."""

@@ -92,7 +92,7 @@ def test_bars_are_judged(bench: Any, tmp_path: Path) -> None:
 
 def test_an_unknown_part_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCIML_BENCH_SECONDS", "long:5")
-    assert bench.Plan.of_environment().seconds["long"] == 5
+    assert bench.common.Plan.of_environment(bench.PARTS, bench.SECONDS).seconds["long"] == 5
     monkeypatch.setenv("SCIML_BENCH_PARTS", "long,lang")
     with pytest.raises(InputError, match="lang"):
-        bench.Plan.of_environment()
+        bench.common.Plan.of_environment(bench.PARTS, bench.SECONDS)

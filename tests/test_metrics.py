@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sciml import metrics
 
@@ -106,6 +107,40 @@ def test_quantile_loss() -> None:
     right = np.broadcast_to(np.quantile(draws, levels), (1, 20000, 3))
     ours, shifted = (metrics.weighted_quantile_loss(p, draws, levels) for p in (right, right + 0.3))
     assert ours < shifted
+
+
+def test_crps_of_many_quantiles_is_that_of_the_distribution() -> None:
+    t, levels = RNG(0).normal(size=(3, 40)), (np.arange(400) + 0.5) / 400
+    points = stats.norm.ppf(levels)
+    exact = t * (2 * stats.norm.cdf(t) - 1) + 2 * stats.norm.pdf(t) - 1 / np.sqrt(np.pi)
+    found = metrics.crps_of_quantiles(np.broadcast_to(points, (*t.shape, 400)), t, list(levels))
+    np.testing.assert_allclose(found, exact.mean(-1), rtol=1e-3)
+    np.testing.assert_allclose(metrics.crps_of_quantiles((t + 1)[..., None], t, [0.5]), 1.0)
+    few = metrics.crps_of_quantiles(np.broadcast_to([-0.1, 0.0, 0.3], (3, 40, 3)), t, [0.4, 0.5, 0.6])
+    losses = [metrics.crps_of_quantiles(np.full((3, 40, 1), p), t, [q])
+              for p, q in ((-0.1, 0.4), (0.0, 0.5), (0.3, 0.6))]
+    np.testing.assert_allclose(few, np.array([0.45, 0.1, 0.45]) @ losses)
+    np.testing.assert_allclose(metrics.crps_of_quantiles(np.stack([t] * 3, -1), t, [0.1, 0.5, 0.9]), 0)
+
+
+def test_intervals_are_counted_measured_and_scored() -> None:
+    t = RNG(0).normal(size=(2, 50000))
+    low, high = np.full(t.shape, stats.norm.ppf(0.05)), np.full(t.shape, stats.norm.ppf(0.95))
+    np.testing.assert_allclose(metrics.coverage(low, high, t), 0.9, atol=0.005)
+    np.testing.assert_allclose(metrics.interval_width(low, high, t), 2 * stats.norm.ppf(0.95))
+    best = metrics.interval_score(low, high, t, 0.9)
+    for change in (-0.2, 0.2):
+        assert (metrics.interval_score(low - change, high + change, t, 0.9) > best).all()
+        assert (metrics.interval_score(low + change, high + change, t, 0.9) > best).all()
+    np.testing.assert_allclose(metrics.interval_score(t, t, t, 0.9), 0)
+    history = np.tile([0.0, 2.0, 1.0], (2, 8))
+    np.testing.assert_allclose(metrics.msis(low, high, t, history, 0.9, season=3), np.inf)
+    np.testing.assert_allclose(metrics.msis(low, high, t, history, 0.9), best / np.abs(np.diff(history[0])).mean())
+    t[0, 10:] = np.nan
+    for score in (metrics.coverage, metrics.interval_width):
+        np.testing.assert_allclose(score(low, high, t)[0], score(low[:1, :10], high[:1, :10], t[:1, :10])[0])
+        assert np.isnan(score(np.where(t == t[1, 0], np.nan, low), high, t)[1])
+        assert np.isnan(score(low, high, np.full_like(t, np.nan))).all()
 
 
 def test_bits_per_spike() -> None:

@@ -20,8 +20,8 @@ from sciml import __version__, registry
 from sciml.errors import InputError
 
 GROUPS = ("sciml.cli", "sciml.commands")
-ORDER = ("doctor", "demo", "data", "pretrain", "finetune", "rollout", "evaluate", "segment", "report", "checkpoint",
-         "export", "kernels", "bench")
+ORDER = ("doctor", "demo", "data", "pretrain", "finetune", "rollout", "forecast", "evaluate", "backtest", "segment",
+         "report", "checkpoint", "export", "kernels", "bench")
 _QUIET_ERRNO = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
 

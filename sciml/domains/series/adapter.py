@@ -104,22 +104,22 @@ class Series:
             units=dict.fromkeys(self.task.channels, "1"))
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
-        return self.task.open(Layout.of(store), split, self._about(store.meta.dataset, store.url), train=train)
+        return self.task.open(Layout.of(store), split, self.about(store.meta.dataset, store.url), train=train)
 
     def starts(self, store: Store, split: SplitName) -> Sequence[Sample]:
         """The first window of every block, where the task goes on in time."""
         if not isinstance(self.task, Stepping):
             return ()
-        return self.task.starts(Layout.of(store), split, self._about(store.meta.dataset, store.url))
+        return self.task.starts(Layout.of(store), split, self.about(store.meta.dataset, store.url))
 
     def encode(self, sample: Sample) -> TokenBatch:
         """Attributes: dataset, where several are known, and those of the task."""
         where = sample.attrs.get("source", "sample")
-        about = self._about(sample.attrs.get("dataset") or self._only(where), where)
+        about = self.about(sample.attrs.get("dataset") or self._only(where), where)
         return self.task.encode(self.task.window(sample, about), about, sample)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        return self.task.decode(batch, predictions, self._about(batch.dataset, "batch"))
+        return self.task.decode(batch, predictions, self.about(batch.dataset, "batch"))
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
         return self.task.derive(batch, operate, create_graph)
@@ -127,13 +127,13 @@ class Series:
     def initial(self, sample: Sample) -> State:
         """From a look-back. Raises `InputError` for a task that has no steps."""
         batch = self.encode(sample)
-        return self._stepping().initial(batch, self._about(batch.dataset, "rollout"))
+        return self._stepping().initial(batch, self.about(batch.dataset, "rollout"))
 
     def advance(self, state: State, outputs: Outputs) -> State:
-        return self._stepping().advance(state, outputs, self._about(state.batch.dataset, "rollout"))
+        return self._stepping().advance(state, outputs, self.about(state.batch.dataset, "rollout"))
 
     def observe(self, state: State) -> xr.Dataset:
-        return self._stepping().observe(state, self._about(state.batch.dataset, "rollout"))
+        return self._stepping().observe(state, self.about(state.batch.dataset, "rollout"))
 
     def _stepping(self) -> Stepping:
         if not isinstance(self.task, Stepping):
@@ -142,13 +142,13 @@ class Series:
         return self.task
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
-        return self.task.questions(Layout.of(store), split, self._about(store.meta.dataset, store.url))
+        return self.task.questions(Layout.of(store), split, self.about(store.meta.dataset, store.url))
 
     def metrics(self) -> tuple[Metric, ...]:
         return self.task.metrics(self._unit())
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
-        about = self._about(question.options["dataset"], "question")
+        about = self.about(question.options["dataset"], "question")
         return self.task.score(question, prediction, truth, about, self._unit())
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -167,7 +167,8 @@ class Series:
         return cls(chosen, task, datasets,
                    reference=None if reference is None else (int(reference[0]), float(reference[1])))
 
-    def _about(self, name: str, where: object) -> About:
+    def about(self, name: str, where: object) -> About:
+        """What tasks are told of a data set. Raises `InputError`, naming `where`, for one that isn't known."""
         if name not in self.datasets:
             known = ", ".join(self.datasets) or "none yet"
             raise InputError(where, key="dataset", found=name, expected=f"one of {known}",

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Array = np.ndarray[Any, Any]
-STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+STEP_SIZES = (0.001, 0.002, 0.004, 0.008)
+"""Larger ones serve the truths that come at once, and overshoot where they come late."""
 MEMORY = 500
 """Over so many scores the step size that served best is sought."""
 
@@ -98,7 +99,7 @@ class Adaptive:
     weights: Array
 
     @classmethod
-    def of(cls, scores: ArrayLike, coverage: float, *, window: int = 250,
+    def of(cls, scores: ArrayLike, coverage: float, *, window: int = 500,
            step_sizes: tuple[float, ...] = STEP_SIZES) -> Self:
         """From ``(n, *cells)`` scores in order of time, n ≥ 0, of which the last `window` are kept."""
         known = np.asarray(scores, np.float32)
@@ -160,7 +161,7 @@ def follow(method: Adaptive, scores: ArrayLike, *, stride: int = 1) -> tuple[Arr
     horizon = given.shape[1]
     delays, steps = -(-np.arange(1, horizon + 1) // stride), np.arange(horizon)
     margins = np.empty_like(given)
-    made = np.empty((int(delays[-1]) + 1, *method.alphas.shape), np.float32)
+    made = np.repeat(method.alphas[None].astype(np.float32), int(delays[-1]) + 1, 0)
     for origin in range(len(given)):
         due = origin - delays
         known = given[np.maximum(due, 0), steps]

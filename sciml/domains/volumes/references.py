@@ -30,24 +30,28 @@ def least_squares(observation: Observation, measurement: Tensor, image: Tensor, 
 
 
 def total_variation(observation: Observation, measurement: Tensor, weight: float, *, iterations: int = 200,
-                    floor: float | None = None) -> Solution:
-    """The image that minimises ½‖A x − y‖² + weight · Σ |∇x|, |∇x| over all axes of a cell (isotropic), by the
-    primal-dual method of Chambolle & Pock (J. Math. Imaging Vis. 40, 120, 2011, Algorithm 1).
+                    floor: float | None = None, start: Tensor | None = None, step: float | None = None,
+                    imaginary: float = 0.0) -> Solution:
+    """The image that minimises ½‖A x − y‖² + weight · Σ |∇x| + ½ imaginary · ‖Im x‖², |∇x| over all axes of a cell
+    (isotropic), by the primal-dual method of Condat (J. Optim. Theory Appl. 158, 460, 2013, Algorithm 3.1) and Vũ.
 
     ∇: forward differences in cells, none across the border. floor: the least value that the (real) image may have.
-    Starts from the adjoint over ‖A‖²; both step sizes are 0.99 / √(‖A‖² + 4 axes).
+    start: from where, else the adjoint over ‖A‖². step: of the image, at most 1 / ‖A‖², which is found if it isn't
+    given; that of the dual is 1 / (8 axes step).
     """
     with torch.no_grad():
-        start = observation.adjoint(measurement)
-        size = norm(observation, start).max() * 1.05  # the power iteration comes from below
-        image = start / size.square().clamp_min(1e-12)
-        step = 0.99 / float((size.square() + 4 * (start.ndim - 1)).sqrt())
-        ahead, fit, dual = image, torch.zeros_like(measurement), torch.zeros_like(slopes(image))
+        back = observation.adjoint(measurement)
+        if step is None:
+            step = 1 / max((float(norm(observation, back).max()) * 1.05) ** 2, 1e-12)  # power iteration: from below
+        image = back * step if start is None else start
+        rise = 1 / (8 * (image.ndim - 1) * step)
+        ahead, dual = image, torch.zeros_like(slopes(image))
         for _ in range(iterations):
-            fit = (fit + step * (observation.forward(ahead) - measurement)) / (1 + step)
-            dual = dual + step * slopes(ahead)
+            dual = dual + rise * slopes(ahead)
             dual = dual / (lengths(dual) / weight).clamp_min(1).unsqueeze(1) if weight > 0 else dual * 0
-            later = image - step * (observation.adjoint(fit) + divergence_adjoint(dual))
+            later = image - step * (gradient(observation, image, measurement) + divergence_adjoint(dual))
+            if imaginary:
+                later = torch.complex(later.real, later.imag / (1 + step * imaginary))
             if floor is not None:
                 later = later.clamp_min(floor)
             image, ahead = later, 2 * later - image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sciml.domains.series.encode import HEAD
 from sciml.domains.series.known import Known, Pieces, learn
 from sciml.domains.series.layout import Layout
 from sciml.domains.series.ridges import Ridges
+from sciml.domains.series.tasks.forecast import Forecast
 from sciml.domains.series.transform import Transform
 from sciml.errors import InputError
 
@@ -33,7 +35,7 @@ def season_store(folder: Path, power: int = 2, least: float = 4.0) -> Store:
         "time": np.datetime64("2003-01-07") + 7 * t, "variate": ["visits", "doctors"],
         "variate_unit": ("variate", ["1", "1"])})
     cuts = (0, TRAIN, 340, WEEKS)
-    train, validation, test = ((Block(group=0, start=a, stop=b),) for a, b in zip(cuts, cuts[1:]))
+    train, validation, test = ((Block(group=0, start=a, stop=b),) for a, b in pairwise(cuts))
     return write_store(made, StoreDraft(
         domain="series", dataset="visits", group_dim="series", groups=1,
         variables={"value": Variable(role="state", unit="1", dims=("time", "variate"))},
@@ -45,6 +47,11 @@ def season_store(folder: Path, power: int = 2, least: float = 4.0) -> Store:
 def adapter_of(store: Store, task: str = "forecast", **own: Any) -> Series:
     config = {"task": task, "look_back": 24, "horizons": [8, 16], "patch": 8, "datasets": {"visits": own}}
     return Series.create(config).fit(store)
+
+
+def ridges_of(adapter: Series) -> Ridges:
+    assert isinstance(adapter.task, Forecast)
+    return adapter.task.of("visits")
 
 
 def error_of(adapter: Series, store: Store) -> float:
@@ -89,7 +96,7 @@ def test_a_season_that_grows_with_its_level_is_forecast_better(tmp_path: Path) -
 
 def test_a_cycle_is_taken_as_asked_and_by_validation_alone_otherwise(tmp_path: Path) -> None:
     store = season_store(tmp_path)
-    found = {each: adapter_of(store, cycle=each).task.of("visits").cycle for each in ("auto", "none", "year")}
+    found = {each: ridges_of(adapter_of(store, cycle=each)).cycle for each in ("auto", "none", "year")}
     assert found["auto"] is None  # one independent block of validation can't tell
     assert found["none"] is None
     assert found["year"] is not None
@@ -103,9 +110,8 @@ def test_it_is_restored(tmp_path: Path) -> None:
     config, arrays = adapter.state()
     again = Series.restore(config, arrays)
     assert error_of(again, store) == error_of(adapter, store)
-    fitted: Ridges = again.task.of("visits")
-    assert fitted.transform is not None
-    assert again.floor().task.of("visits").transform is None
+    assert ridges_of(again).transform is not None
+    assert ridges_of(again.floor()).transform is None
 
 
 def test_values_that_have_no_root_are_named(tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_only_training_is_read(tmp_path: Path) -> None:
     layout = Layout.of(store)
     known = learn(layout)
     train = Pieces.of(layout, known, store.meta.splits.train)
-    found = adapter_of(store, transform="sqrt").task.of("visits").transform
+    found = ridges_of(adapter_of(store, transform="sqrt")).transform
     assert found is not None
     np.testing.assert_array_equal(found.table, Transform.fit("sqrt", known, train).table)
     half = replace(train, values=[train.values[0][:150]])

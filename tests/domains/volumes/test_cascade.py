@@ -19,7 +19,7 @@ from sciml.domains.volumes.references import (
     slopes,
     total_variation,
 )
-from sciml.observations.contract import Observation, inner, make, norm
+from sciml.observations.contract import Observation, gradient, inner, make, norm
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
 from sciml.packing import collate, unpack
@@ -203,6 +203,27 @@ def test_total_variation_of_complex_images() -> None:
     y = torch.view_as_complex(batch.kept["measurement"])
     plain, turned = (total_variation(observation, y * turn, 0.01).image for turn in (1, 1j))
     assert torch.allclose(turned, 1j * plain, atol=1e-10)
+
+
+def test_total_variation_forgets_its_start() -> None:
+    """One minimum, from wherever and with whatever step is allowed."""
+    _, observation, y = blocks()
+    plain, other = (total_variation(observation, y, 0.02, iterations=1500, start=start, step=step).image
+                    for start, step in ((None, None), (torch.ones_like(y), 0.5)))
+    assert torch.allclose(plain, other, atol=1e-4)
+
+
+def test_imaginary_parts_are_penalised() -> None:
+    """At the minimum the penalty's slope is the likelihood's and the total variation's; a large one makes images
+    real."""
+    batch = measured_batch("fourier")
+    observation = cascade.observation_of(batch, "fourier", {})
+    y = torch.view_as_complex(batch.kept["measurement"])
+    found = total_variation(observation, y, 0.01, iterations=3000, imaginary=0.5)
+    slope = gradient(observation, found.image, y) + divergence_adjoint(found.dual)
+    assert torch.allclose(slope + 0.5j * found.image.imag, torch.zeros_like(slope), atol=1e-4)
+    plain, real = (total_variation(observation, y, 0.01, imaginary=weight).image for weight in (0.0, 1e6))
+    assert float(real.imag.abs().max()) < 1e-4 < float(plain.imag.abs().max())
 
 
 @pytest.mark.peer

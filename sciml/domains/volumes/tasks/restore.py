@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from sciml.adapter import Arrays, Metric, Operate, Sample
@@ -27,9 +27,9 @@ from sciml.recipe import Section, validate
 from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
 
 HEAD = "image"
-SCALE, LEFT = "image_scale", "steps"
+SCALE, LEFT, PHASE = "image_scale", "steps", "phase"
 """Names in `TokenBatch.kept`: ``(S, 2)`` scale and offset from link space to the image's unit; ``(S,)`` the steps that
-a forward makes."""
+a forward makes; ``(S, X, Y, Z, 2)`` `measured.Start.phase`, where there is one."""
 FITTED_ON = 8
 """Training volumes by whose baseline the head's scale is set."""
 WINDOW = 11
@@ -40,7 +40,9 @@ class RestoreConfig(Section):
     """measurement: what was done to the image; options: of its simulation in `sciml.domains.volumes.simulate`, of which
     `noise` may be a list of levels. cascades: steps; step: of their gradient, over 1 / ‖A‖². modality: what is
     restored, empty for the first. imaginary: the variable with the image's imaginary part; without, images are
-    magnitudes, and a scan's phase is simulated. head: a name in ``sciml.operator.heads``.
+    magnitudes, and a scan's phase is simulated. weights: of total variation over the size of the noise; the one that is
+    best on training volumes makes the image that is corrected; none: least squares. head: a name in
+    ``sciml.operator.heads``.
     """
 
     measurement: Literal["noise", "blur", "scan", "projections"] = "noise"
@@ -49,18 +51,32 @@ class RestoreConfig(Section):
     step: float = Field(default=1.0, gt=0, lt=2)
     modality: str = ""
     imaginary: str = ""
+    weights: tuple[float, ...] = ()
     head: str = "refined"
     objective: str = "relative_l2"
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(weight > 0 for weight in weights):
+            raise ValueError("weights: positive numbers")
+        return weights
+
+    @property
+    def told(self) -> bool:
+        """Whether the operator reads the gradient of the likelihood, which is not zero where it starts."""
+        return self.cascades > 1 or bool(self.weights)
 
 
 @dataclass(frozen=True)
 class Restore:
     """Images over the 99th percentile of what the measurement gives at once (a CT: attenuation over that of water).
-    Floor: the noisy image, else least squares by as many steps of gradient descent without the operator."""
+    Floor: total variation, else the noisy image; then as many steps of least squares as the cascade has."""
 
     config: RestoreConfig = field(default_factory=RestoreConfig)
     modality: str = ""
     residual: float = 0.1
+    weight: float = 0.0
     labelled: bool = False
 
     @property
@@ -73,6 +89,8 @@ class Restore:
 
     @property
     def baseline_name(self) -> str:
+        if self.config.weights:
+            return "total variation"
         return "noisy image" if self.config.measurement == "noise" else "least squares"
 
     @classmethod
@@ -85,32 +103,39 @@ class Restore:
         return (real, f"{real}.imaginary") if self.config.measurement == "scan" else (real,)
 
     def fit(self, store: Store, known: Known) -> Self:
-        """The size of what the baseline misses in a few training volumes, over `Start.error`."""
+        """The best weight of total variation, and the size of what the baseline then misses over `Start.error`, in a
+        few training volumes."""
         modality = self.config.modality or next(iter(known.modalities))
         absent = {modality, self.config.imaginary} - {*known.modalities, ""}
         if absent:
             raise InputError(store.url, key="modality", found=", ".join(known.modalities),
                              expected=", ".join(sorted(absent)), fix="restore a modality that the store has")
         made, train, rng = replace(self, modality=modality), store.meta.splits.train, np.random.default_rng(0)
-        squares = []
+        drawn = []
         for i in np.unique(np.linspace(0, len(train) - 1, FITTED_ON).astype(int)):
             group = train[i].group
             sample = geometry.dataset_of(
                 {name: bricks.read(store, name, group) for name in {modality, self.config.imaginary} - {""}},
                 bricks.affine(store, group), {"source": f"{store.url} {group}"}, units=known.modalities)
-            given = made.draw(sample, rng, train=False)
-            start, steps = made._start(given), self.config.cascades if self.config.cascades > 1 else 0
-            base = least_squares(start.observation, start.measurement, start.image, steps, start.step)
-            gap = (made._truth(given) / start.scale - base.numpy()[0])[np.isfinite(given[modality].values)]
-            squares.append(np.mean(np.abs(gap / start.error) ** 2) / len(made.channels))
-        return replace(made, residual=float(np.sqrt(np.mean(squares))) or 1.0)
+            drawn.append(made.draw(sample, rng, train=False))
+        tried = [replace(made, weight=weight) for weight in self.config.weights or (0.0,)]
+        missed = [float(np.sqrt(np.mean([each._missed(sample) for sample in drawn]))) for each in tried]
+        best = int(np.argmin(missed))
+        return replace(tried[best], residual=missed[best] or 1.0)
+
+    def _missed(self, sample: xr.Dataset) -> float:
+        """The mean square of what the baseline lacks, per channel, over that of `Start.error`."""
+        start, steps = self._start(sample), self.config.cascades if self.config.cascades > 1 else 0
+        base = least_squares(start.observation, start.measurement, start.image, steps, start.step)
+        gap = (self._truth(sample, start) - base.numpy()[0])[np.isfinite(sample[self.modality].values)]
+        return float(np.mean(np.abs(gap / start.error) ** 2) / len(self.channels))
 
     def floor(self) -> Self:
         return self
 
     def spec(self, spec: TokenSpec, known: Mapping[str, Known]) -> TokenSpec:
         unit = next((k.modalities[self.modality] for k in known.values() if self.modality in k.modalities), "1")
-        told = self.config.cascades > 1
+        told = self.config.told
         return replace(spec, channels=self.channels, units=dict.fromkeys(self.channels, unit),
                        heads={HEAD: HeadSpec(self.config.head, self.channels)},
                        lattice_conditions=cascade.gradient_names(self.channels) if told else (),
@@ -122,10 +147,13 @@ class Restore:
                                   rng, self.config.imaginary)
 
     def _start(self, sample: xr.Dataset) -> measured.Start:
-        return measured.start_of(sample, self.modality, self.config.measurement, self.config.options, self.config.step)
+        return measured.start_of(sample, self.modality, self.config.measurement, self.config.options, self.config.step,
+                                 self.weight)
 
-    def _truth(self, sample: xr.Dataset) -> np.ndarray:
-        return measured.truth_of(sample, self.modality, self.config.measurement)
+    def _truth(self, sample: xr.Dataset, start: measured.Start) -> np.ndarray:
+        """In link space."""
+        truth = measured.truth_of(sample, self.modality, self.config.measurement) / start.scale
+        return truth if start.phase is None else truth / start.phase[0].numpy()
 
     def encode(self, plain: Plain) -> TokenBatch:
         """values ``(1, X, Y, Z, 1 or 2)``: the image that the measurement gives at once. Raises `InputError` where
@@ -136,16 +164,17 @@ class Restore:
                              fix="leave spacing_mm out to restore")
         start, known = self._start(plain.sample), np.isfinite(plain.sample[self.modality].values)
         counts = torch.from_numpy(known)[None, ..., None]
-        truth = tensor(_parts(self._truth(plain.sample) / start.scale, len(self.channels)))[None]
+        truth = tensor(_parts(self._truth(plain.sample, start), len(self.channels)))[None]
         hounsfield = (1000.0, -1000.0) if self.config.measurement == "projections" else (start.scale, 0.0)
         batch = replace(
             plain.batch, values=cascade.values_of(start.image), channels=self.channels,
             observed=None if known.all() else counts, targets={HEAD: asked(truth * counts, counts)},
             kept={**{name: value for name, value in plain.batch.kept.items() if name != INTENSITY},
                   **cascade.kept_of(start.observation, start.measurement, start.step),
+                  **({} if start.phase is None else {PHASE: torch.view_as_real(start.phase)}),
                   LEFT: torch.tensor([self.config.cascades]), SCALE: torch.tensor([hounsfield], dtype=torch.float64)})
         batch = cascade.asked(batch, HEAD, start.observation, self.config.cascades, self.residual * start.error)
-        if self.config.cascades == 1:
+        if not self.config.told:
             return batch
         return replace(batch, conditions=cascade.told(batch, HEAD, start.observation, 0.0).conditions)
 
@@ -176,6 +205,8 @@ class Restore:
         for suffix, values in (("", predictions[HEAD]), ("_baseline", batch.targets[HEAD].baseline)):
             scale, offset = (batch.kept[SCALE][:, i].view(-1, 1, 1, 1) for i in (0, 1))
             image = cascade.image_of(values.double())
+            if PHASE in batch.kept:
+                image = image * cascade.image_of(batch.kept[PHASE].double())
             real = image.real if self.config.imaginary else image.abs() if image.is_complex() else image
             parts = {self.modality: real} | ({self.config.imaginary: image.imag} if self.config.imaginary else {})
             for name, part in parts.items():
@@ -204,10 +235,11 @@ class Restore:
         return np.hypot(real, x[self.config.imaginary].values[0]) if self.config.imaginary else real
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"modality": self.modality, "residual": self.residual}, {}
+        return {"modality": self.modality, "residual": self.residual, "weight": self.weight}, {}
 
     def restored(self, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        return replace(self, modality=str(config["modality"]), residual=float(config["residual"]))
+        return replace(self, modality=str(config["modality"]), residual=float(config["residual"]),
+                       weight=float(config["weight"]))
 
 
 def _parts(image: np.ndarray, count: int) -> np.ndarray:
