@@ -193,6 +193,7 @@ def small(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(bench, "WINDOWS", {"etth1": {str(HORIZON): 139, "96": 55}})
     monkeypatch.setattr(bench, "LOOK_BACKS", (12, LOOK_BACK))
     monkeypatch.setattr(bench, "SEEDS", (0,))
+    monkeypatch.setattr(bench, "STRIDES", {"floors": 48, "intervals": 2})
     monkeypatch.setattr(bench, "asked_at", lambda p, name, n, plain=bench.asked_at: plain(p, "hours", n))
     return Bench.load_or_new("series", place=tmp_path, seeds=bench.SEEDS)
 
@@ -221,6 +222,7 @@ def test_every_part_writes_its_rows_and_does_not_measure_twice(bench: Any, small
         measure(small, *name, tmp_path)
 
 
+@pytest.mark.slow
 def test_peers_are_tuned_trained_and_compared(bench: Any, small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     class Flat(torch.nn.Linear):
         def forward(self, given: dict[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]

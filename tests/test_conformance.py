@@ -132,9 +132,11 @@ def test_tasks_of_volumes_conform(config: dict[str, Any], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("config", [
-    {"task": "impute"}, {"task": "stream"}, {"task": {"anomaly": {"block": 3}}}, {"task": {"forecast": {"quantiles": [0.1, 0.5, 0.9]}}},
+    {"task": "impute"}, {"task": "stream"}, {"task": {"anomaly": {"block": 3}}},
+    {"task": {"forecast": {"quantiles": [0.1, 0.5, 0.9]}}},
+    {"task": {"forecast": {"student_t": True}}},
     {"shortest": 12, "missing": 0.3, "inputs": {"spread": True, "level": True, "identity": False}}],
-    ids=["impute", "stream", "anomaly", "quantiles", "inputs"])
+    ids=["impute", "stream", "anomaly", "quantiles", "student_t", "inputs"])
 def test_tasks_of_series_conform(config: dict[str, Any], tmp_path: Path) -> None:
     check_domain("series", [series_store(tmp_path)], config={**CASES["series"][1], **config})
 

@@ -12,13 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sciml import registry, tokens
-from sciml.objectives import mse_pinball, student_t
+from sciml import losses, registry, tokens
+from sciml.objectives import mse_pinball
 from sciml.tokens import Outputs, Target, TokenBatch
 
 LEVELS = (0.05, 0.5, 0.8)
 VARIATES, TIMES = 3, 5
-FLOOR = (student_t.LEAST_LOG_SCALE, student_t.MOST_LOG_DF)
+FLOOR = (losses.LEAST_LOG_SCALE, losses.MOST_LOG_DF)
 
 
 def asked(head: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Target:
@@ -118,7 +118,7 @@ def test_students_likelihood_is_scipys_and_its_optimum_the_fit() -> None:
     value, there = torch.from_numpy(seen)[None, :, None], torch.ones(1, 1, 1, dtype=torch.bool)
 
     def cost(x: Tensor) -> Tensor:
-        return student_t.surprise(x.expand(1, len(seen), 3), value, there).sum()
+        return losses.student_t_surprise(x.expand(1, len(seen), 3), value, there).sum()
 
     point = torch.tensor([loc, math.log(scale), math.log(df - 2)], dtype=torch.float64)
     least = stats.t.logpdf(0.0, 2 + math.exp(FLOOR[1])) - FLOOR[0]
@@ -133,6 +133,6 @@ def test_students_likelihood_is_scipys_and_its_optimum_the_fit() -> None:
 def test_no_distribution_is_cheaper_than_the_floor() -> None:
     wild = torch.randn(3, 200, 3, generator=torch.Generator().manual_seed(4)) * torch.tensor([1.0, 20.0, 20.0])
     there = torch.ones(1, 1, 1, dtype=torch.bool)
-    cells = torch.stack([student_t.surprise(wild[:, i:i + 1], wild[:, i:i + 1, :1], there) for i in range(200)])
+    cells = torch.stack([losses.student_t_surprise(wild[:, i:i + 1], wild[:, i:i + 1, :1], there) for i in range(200)])
     assert cells.isfinite().all()
     assert cells.min() >= 0

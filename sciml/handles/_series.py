@@ -20,7 +20,7 @@ from sciml.domains.series.known import Known
 from sciml.domains.series.tasks.forecast import QUANTILES, Forecast
 from sciml.errors import InputError
 from sciml.evaluate import zero_outputs
-from sciml.objectives import student_t
+from sciml.losses import STUDENT_T, student_t_quantiles
 from sciml.predictor import Predictor, predictions
 
 Progress = Callable[[int, int], None]
@@ -210,8 +210,8 @@ def quantiles(made: Mapping[str, Tensor], spread: Tensor, levels: Sequence[float
     if QUANTILES in made:
         mixing = torch.from_numpy(interpolation(ndtri(np.asarray(known, np.float64)), asked)).to(spread)
         return made[QUANTILES].sort(-1).values @ mixing
-    if student_t.HEAD in made:
-        return student_t.quantiles(made[student_t.HEAD], levels)
+    if STUDENT_T in made:
+        return student_t_quantiles(made[STUDENT_T], levels)
     return made[HEAD] + spread * torch.from_numpy(asked).to(spread)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from scipy.stats import norm
 from torch import Tensor
 
@@ -36,17 +36,22 @@ from sciml.domains.series.scores import declared, score
 from sciml.domains.series.tasks import About
 from sciml.domains.series.windows import SeriesWindows, split_windows
 from sciml.errors import InputError
+from sciml.losses import LEAST_LOG_SCALE, MOST_LOG_DF, STUDENT_T, STUDENT_T_OUTPUTS
 from sciml.recipe import Section, validate
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch
 
 QUANTILES = "quantiles"
+START_LOG_DF = 3.0
+"""Of Student's t before training: 22 degrees of freedom."""
 
 
 class ForecastConfig(Section):
-    """quantiles: levels that are forecast, too, ascending. objective: a name in ``sciml.objectives``; empty: the
-    squared error, with quantiles their pinball loss beside it."""
+    """quantiles: levels that are forecast, too, ascending. student_t: the whole distribution is, too, as Student's t.
+    objective: a name in ``sciml.objectives``; empty: the squared error, with quantiles their pinball loss beside it, or
+    the likelihood of Student's t."""
 
     quantiles: tuple[float, ...] = ()
+    student_t: bool = False
     objective: str = ""
 
     @field_validator("quantiles")
@@ -55,6 +60,12 @@ class ForecastConfig(Section):
         if list(levels) != sorted(set(levels)) or any(not 0 < level < 1 for level in levels):
             raise ValueError("levels between 0 and 1, ascending and different")
         return levels
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.quantiles and self.student_t:
+            raise ValueError("quantiles or student_t, not both")
+        return self
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ class Forecast:
 
     @property
     def objective(self) -> str:
-        return self.config.objective or ("mse_pinball" if self.config.quantiles else "mse")
+        usual = "mse_pinball" if self.config.quantiles else STUDENT_T if self.config.student_t else "mse"
+        return self.config.objective or usual
 
     @classmethod
     def create(cls, options: Mapping[str, Any]) -> Self:
@@ -91,6 +103,8 @@ class Forecast:
         heads = {HEAD: HeadSpec("lattice", (CHANNEL,))}
         if self.config.quantiles:
             heads[QUANTILES] = HeadSpec("lattice", tuple(f"{level:g}" for level in self.config.quantiles))
+        if self.config.student_t:
+            heads[STUDENT_T] = HeadSpec("lattice", STUDENT_T_OUTPUTS)
         return heads
 
     def of(self, name: str) -> Ridges:
@@ -153,6 +167,8 @@ class Forecast:
         targets = {HEAD: lattice_target(window, asked.expand_as(window.known), baseline, scale)}
         if self.config.quantiles:
             targets[QUANTILES] = _quantile_target(targets[HEAD], self.config.quantiles)
+        if self.config.student_t:
+            targets[STUDENT_T] = _student_target(targets[HEAD])
         return replace(plain.batch, targets=targets, kept=self._kept(window))
 
     def _kept(self, window: Window) -> dict[str, Tensor]:
@@ -249,6 +265,18 @@ def _quantile_target(target: Target, levels: tuple[float, ...]) -> Target:
     z = torch.tensor(norm.ppf(levels), dtype=target.scale.dtype, device=target.scale.device)
     baseline = target.baseline + z * target.scale
     return replace(target, value=target.value.expand_as(baseline), baseline=baseline)
+
+
+def _student_target(target: Target) -> Target:
+    """Of residuals that are normal: location and scale of the baseline's, many degrees of freedom. The truth has the
+    sharpest distribution there is."""
+    ones = torch.ones_like(target.baseline)
+    logs = target.scale.log().expand_as(ones)
+    value = target.value.expand_as(ones)
+    return replace(
+        target, value=torch.cat([value, LEAST_LOG_SCALE * ones, MOST_LOG_DF * ones], -1),
+        baseline=torch.cat([target.baseline, logs, START_LOG_DF * ones], -1),
+        scale=torch.cat([target.scale.expand_as(ones), ones, ones], -1))
 
 
 def _blind(target: Target, past: int) -> Target:
