@@ -20,7 +20,7 @@ once per model. Parts:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +89,24 @@ def recipe_of(name: str, *assignments: str) -> Recipe:
 
 
 def train_for(bench: Bench, metric: str, recipe: str, seconds: float, folder: Path,
-              store: Store) -> tuple[Predictor, int]:
+              store: Store, pace: Callable[[int], tuple[str, ...]] = paced) -> tuple[Predictor, int]:
     """By the recipe as users do, for as many steps as fit into the budget, which are frozen at the first attempt."""
     frozen = common.measured(bench, f"{metric}/steps")
     steps = int(frozen.ours) if frozen is not None else calibrated(recipe_of(recipe), store, seconds)
     bench.add(Row(metric=f"{metric}/steps", unit="steps", ours=steps))
     say(f"{metric}: {steps} steps in {seconds:g} CPU s")
     clock: list[tuple[int, float]] = []
-    predictor = pretrain(recipe_of(recipe, *paced(steps)), folder, overwrite=frozen is None,
+    predictor = pretrain(recipe_of(recipe, *pace(steps)), folder, overwrite=frozen is None,
                          listen=lambda progress: clock.append((progress.step, time.process_time())))
     if len(clock) > 1:  # a run that went on took as long per step before
         per_step = (clock[-1][1] - clock[0][1]) / (clock[-1][0] - clock[0][0])
         bench.add(Row(metric=f"{metric}/cpu_seconds", unit="s", ours=per_step * steps))
     return predictor, steps
+
+
+def once(steps: int) -> tuple[str, ...]:
+    """Validation at the end alone."""
+    return (f"train.steps={steps}", f"train.validate_every={steps}", f"train.checkpoint_every={max(1, steps // 9)}")
 
 
 def calibrated(recipe: Recipe, store: Store, seconds: float) -> int:
@@ -188,11 +193,12 @@ def tuned(bench: Bench, label: str, kind: str, recipe: Recipe, store: Store, sec
 
 
 def measure_few(bench: Bench, seconds: Mapping[str, float], runs: Path) -> None:
-    """1 − Dice on test after the same steps from masked pretraining and from random weights, on the same volumes."""
+    """1 − Dice on test after the same steps from masked pretraining and from random weights, on the same volumes;
+    judged on whole volumes, validated at the end alone."""
     store, label = store_of(DATA), f"{DATA}/few_{LABELLED}"
     mine: list[float] = []
     theirs: list[float] = []
-    train_for(bench, f"{DATA}/masked", f"{DATA}_masked", seconds["masked"], runs / f"{DATA}_masked", store)
+    train_for(bench, f"{DATA}/masked", f"{DATA}_masked", seconds["masked"], runs / f"{DATA}_masked", store, once)
     frozen = common.measured(bench, f"{label}/steps")
     steps = int(frozen.ours) if frozen is not None else calibrated(recipe_of(DATA), store, seconds["fewshot"])
     bench.add(Row(metric=f"{label}/steps", unit="steps", ours=steps))
@@ -200,7 +206,7 @@ def measure_few(bench: Bench, seconds: Mapping[str, float], runs: Path) -> None:
         row = f"{label}/error_draw{draw}"
         if not bench.has(row, "scratch"):
             labelled = tasks.few(store, LABELLED, draw)
-            recipe = recipe_of(DATA, *paced(steps), f"seed={draw}")
+            recipe = recipe_of(DATA, *WHOLE, *once(steps), "train.ema=0.99", f"seed={draw}")
             found = {}
             for name, masked in (("masked", runs / f"{DATA}_masked"), ("scratch", None)):
                 model = tasks.train_few(recipe, labelled, runs / f"few_{draw}_{name}", masked)
