@@ -216,6 +216,9 @@ class Gaps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.adapter, name)
 
+    def meeting(self, store: Store) -> Gaps:
+        return Gaps(self.adapter.meeting(store), self.share, self.pattern)
+
     def questions(self, store: Store, split: SplitName) -> list[Any]:
         return [replace(asked, windows=Hidden(asked.windows, self.share, self.pattern))
                 for asked in self.adapter.questions(store, split)]

@@ -94,7 +94,7 @@ def coverage(low: ArrayLike, high: ArrayLike, truth: ArrayLike, *, keep: int = 1
     """Share of the truths in [low, high], unit 1; best is what the interval promises."""
     bottom, t, known = _flat(low, truth, keep)
     top = _flat(high, truth, keep)[0]
-    inside = np.where(np.isnan(bottom + top), np.nan, (bottom <= t) & (t <= top))
+    inside = np.where(np.isnan(bottom) | np.isnan(top), np.nan, (bottom <= t) & (t <= top))
     return _ratio(_sum(inside, known), known.sum(-1))
 
 

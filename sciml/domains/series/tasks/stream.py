@@ -58,6 +58,9 @@ class Stream:
             raise InputError(layout.store.url, key="domains.series.patch", found=config.patch,
                              expected=f"a divisor of the look-back {config.look_back_of(known.name)}",
                              fix="choose look_back and patch so")
+        if config.of(known.name).transform != "none":
+            raise InputError("domains.series", key=f"datasets.{known.name}.transform", expected="none",
+                             found=config.of(known.name).transform, fix="transforms are for the task forecast")
         return replace(self, forecast=self.forecast.fit(layout, known, config), patch=config.patch)
 
     def floor(self) -> Self:
