@@ -13,6 +13,7 @@ from torch import nn
 from sciml import checkpoint, registry
 from sciml.data.store import Store, open_store
 from sciml.errors import InputError
+from sciml.operator.convolution import Convolution
 from sciml.plan import Plan, plan_of
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe, check_budget, override, validate
@@ -94,6 +95,10 @@ def extend(predictor: Predictor, store: Store, recipe: Recipe) -> None:
     predictor.operator.extend(spec)
     if recipe.train.weights == "new":
         _freeze(predictor.operator, before, store.url)
+        return
+    for module in predictor.operator.modules():
+        if isinstance(module, Convolution):
+            module.refresh()
 
 
 def _freeze(operator: nn.Module, before: Mapping[str, torch.Size], where: object) -> None:

@@ -34,6 +34,13 @@ class Convolution(nn.Module):
         kernel = self.kernel_matrix.view(-1, x.shape[1], TAPS, TAPS, TAPS)
         return activate(F.conv3d(x, kernel, padding=TAPS // 2), self.gain, self.shift)
 
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Give every row the size of a new one. The norm that follows takes it away again, so that the answer stays;
+        but the longer a row has grown, the less a step turns it."""
+        size = self.kernel_matrix.square().mean(1, keepdim=True).sqrt().clamp_min(EPSILON)
+        self.kernel_matrix.mul_((2 / self.kernel_matrix.shape[1]) ** 0.5 / size)
+
 
 class Narrow(nn.Module):
     """A linear map of channels, ``(B, c, X, Y, Z) → (B, c', X, Y, Z)``."""

@@ -108,6 +108,18 @@ def test_what_is_added_keeps_the_weights_and_the_answers_that_are_there() -> Non
     assert both.shape == (2, 9, 8, 6, 4)
 
 
+def test_a_refreshed_convolution_answers_as_before() -> None:
+    torch.manual_seed(0)
+    convolution, x = Convolution(3, 5), torch.randn(2, 3, 6, 5, 4)
+    with torch.no_grad():
+        convolution.kernel_matrix.mul_(torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0])[:, None])
+        before = convolution(x)
+        convolution.refresh()
+    size = convolution.kernel_matrix.square().mean(1).sqrt()
+    torch.testing.assert_close(size, torch.full_like(size, (2 / 81) ** 0.5))
+    torch.testing.assert_close(convolution(x), before, rtol=1e-3, atol=1e-3)
+
+
 def test_a_head_takes_over_the_way_back_of_the_one_that_it_replaces() -> None:
     masked = replace(spec(), heads={"image": HeadSpec("refined", ("volumes/mri",))})
     operator = make(masked)
