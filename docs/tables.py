@@ -4,7 +4,7 @@
     python docs/tables.py --check    exit with 1 if that is not what the results say
 
 ``<!-- measured: fields long_range/accuracy -->`` begins the tables of these benchmarks, of the second only the rows
-whose metric ends so; ``<!-- measured: end -->`` ends them.
+whose metric ends so (or, of several such entries, so or so); ``<!-- measured: end -->`` ends them.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def chosen(results: Sequence[Results], names: str) -> list[Results]:
 
     Raises `ValueError` for a name of which neither a result nor a script exists.
     """
-    by_name, found = {each.name: each for each in results}, []
+    by_name, endings = {each.name: each for each in results}, dict[str, list[str]]()
     for entry in names.split():
         name, _, ending = entry.partition("/")
-        if name in by_name:
-            rows = tuple(row for row in by_name[name].rows if ASIDE.sub("", row.metric).endswith(ending))
-            found.append(by_name[name].model_copy(update={"rows": rows}))
-        elif not (ROOT / "benchmarks" / f"{name}.py").is_file():
+        if name not in by_name and not (ROOT / "benchmarks" / f"{name}.py").is_file():
             raise ValueError(f"a marker asks for the figures of {name}: there is no benchmarks/{name}.py")
-    return found
+        endings.setdefault(name, []).append(ending)
+    return [by_name[name].model_copy(update={"rows": tuple(
+        row for row in by_name[name].rows if ASIDE.sub("", row.metric).endswith(tuple(wanted)))})
+        for name, wanted in endings.items() if name in by_name]
 
 
 def filled(text: str, results: Sequence[Results]) -> str:
