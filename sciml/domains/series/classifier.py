@@ -18,23 +18,28 @@ from scipy.special import log_softmax
 PLACES = 64
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SMOOTHING = 1.0
+FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """weights ``(places · V + 1, K)``, prior ``(K,)``; how they came about in provenance."""
+    """weights ``(places · V + 1, K)``, prior ``(K,)``; how they came about in provenance. apart: ``(FOLDS, …)`` weights
+    fitted without a fold of the training series; trained: ``(N,)`` their groups, in turn of one fold each, by which a
+    series is judged that the operator is trained on."""
 
     weights: np.ndarray
     prior: np.ndarray
     places: int
     temperature: float
     provenance: Mapping[str, Any]
+    apart: np.ndarray
+    trained: np.ndarray
 
     @classmethod
     def fit(cls, train: Sequence[np.ndarray], labels: np.ndarray, validation: Sequence[np.ndarray],
-            asked: np.ndarray, num_classes: int) -> Self:
-        """From series ``(T, V)`` of standardised values, NaN where missing, and their classes. Strength and temperature
-        are those with the least log loss on validation, or the middle ones where that is empty."""
+            asked: np.ndarray, num_classes: int, groups: np.ndarray) -> Self:
+        """From series ``(T, V)`` of standardised values, NaN where missing, their classes and groups. Strength and
+        temperature are those with the least log loss on validation, or the middle ones where that is empty."""
         places = int(np.clip(np.median([len(x) for x in train]), 2, PLACES))
         counts = np.bincount(labels, minlength=num_classes) + SMOOTHING
         prior = counts / counts.sum()
@@ -47,23 +52,30 @@ class Classifier:
             temperature, loss = _temperature(others @ weights, prior, asked) if len(asked) else (0.1, 0.0)
             tried.append((loss, strength, temperature, weights))
         loss, strength, temperature, weights = min(tried, key=lambda each: each[0]) if len(asked) else tried[3]
-        return cls(weights, prior, places, temperature, {
+        fold = np.arange(len(train)) % FOLDS
+        apart = np.stack([_solve(features[fold != k], targets[fold != k], strength) for k in range(FOLDS)])
+        return cls(weights, prior, places, temperature, apart=apart, trained=np.asarray(groups, np.int64), provenance={
             "selected_on": "validation", "strength": strength, "validation_log_loss": loss if len(asked) else None,
             "train": len(train), "validation": len(asked)})
 
-    def logits(self, values: np.ndarray) -> np.ndarray:
-        """``(K,)`` log-probabilities of a series ``(T, V)``."""
-        scores = features_of(values, self.places) @ self.weights
+    def logits(self, values: np.ndarray, group: int | None = None) -> np.ndarray:
+        """``(K,)`` log-probabilities of a series ``(T, V)``; of one that was trained on, by the weights fitted without
+        its fold."""
+        place = np.flatnonzero(self.trained == (-1 if group is None else group))
+        weights = self.apart[int(place[0]) % FOLDS] if len(place) else self.weights
+        scores = features_of(values, self.places) @ weights
         return np.asarray(log_softmax(np.log(self.prior) + scores / self.temperature))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return ({"kind": "ridge_classifier", "places": self.places, "temperature": self.temperature,
-                 "provenance": dict(self.provenance)}, {"weights": self.weights, "prior": self.prior})
+                 "provenance": dict(self.provenance)}, {"weights": self.weights, "prior": self.prior,
+                                                     "apart": self.apart, "trained": self.trained})
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         return cls(np.asarray(arrays["weights"]), np.asarray(arrays["prior"]), int(config["places"]),
-                   float(config["temperature"]), config["provenance"])
+                   float(config["temperature"]), config["provenance"], np.asarray(arrays["apart"]),
+                   np.asarray(arrays["trained"]))
 
 
 def features_of(values: np.ndarray, places: int) -> np.ndarray:
@@ -89,9 +101,11 @@ def _solve(features: np.ndarray, targets: np.ndarray, strength: float) -> np.nda
 
 
 def _temperature(scores: np.ndarray, prior: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The temperature of scores ``(N, K)`` with the least log loss, and that loss."""
+    """The temperature of scores ``(N, K)`` with the least log loss, and that loss. One series more than there are is
+    taken to be of any class, else classes that are told apart without error would make it 0."""
     def loss(log_temperature: float) -> float:
         found = log_softmax(np.log(prior) + scores * np.exp(-log_temperature), axis=1)
-        return float(-found[np.arange(len(labels)), labels].mean())
+        own, any_class = found[np.arange(len(labels)), labels].mean(), found.mean()
+        return float(-(len(labels) * own + any_class) / (len(labels) + 1))
     best = minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded")
     return float(np.exp(best.x)), float(best.fun)

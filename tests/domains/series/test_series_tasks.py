@@ -172,8 +172,9 @@ def test_the_linear_floor_tells_gestures_apart(tmp_path: Path) -> None:
         right.append(adapter.score(question, found, truth)["accuracy"][0])
         assert found[PROBABILITY].sum() == pytest.approx(1.0)
     assert np.mean(right) > 0.9
-    batch = adapter.encode(question.windows.draw(0, RNG(0), RNG(0)))
-    np.testing.assert_allclose(adapter.decode(batch, plain(batch))[PROBABILITY][0], 1 / 3, atol=0.05)
+    trained = adapter.open(store, "train").draw(0, RNG(0), RNG(0))
+    apart, fitted_to = (next(iter(a.encode(trained).targets.values())).baseline for a in (adapter, adapter.floor()))
+    assert not torch.equal(apart, fitted_to)
 
 
 def test_what_is_before_a_short_series_has_no_measure(tmp_path: Path) -> None:
@@ -205,12 +206,18 @@ def test_series_without_class_or_room_are_named(tmp_path: Path) -> None:
 def test_ridge_classifier_is_the_closed_form() -> None:
     rng = RNG(2)
     series, labels = [rng.standard_normal((10, 2)) for _ in range(12)], rng.integers(0, 2, 12)
-    found = Classifier.fit(series, labels, series, labels, 2)
+    found = Classifier.fit(series, labels, series, labels, 2, np.arange(100, 112))
     x = np.stack([features_of(each, found.places) for each in series])
     y = np.eye(2)[labels] - found.prior
     strength = found.provenance["strength"] * np.square(x).sum() / x.shape[1]
     np.testing.assert_allclose(found.weights, np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y),
                                rtol=1e-6, atol=1e-9)
+    fold = np.arange(12) % 5 != 3
+    apart = np.linalg.solve(x[fold].T @ x[fold] + found.provenance["strength"] * np.square(x[fold]).sum() / x.shape[1]
+                            * np.eye(x.shape[1]), x[fold].T @ y[fold])
+    np.testing.assert_allclose(found.apart[3], apart, rtol=1e-6, atol=1e-9)
+    assert not np.array_equal(found.logits(series[3], 103), found.logits(series[3]))
+    assert np.array_equal(found.logits(series[3], 7), found.logits(series[3]))
     again = Classifier.restore(*found.state())
     np.testing.assert_array_equal(again.logits(series[0]), found.logits(series[0]))
     gaps = np.array([[0.0, np.nan], [np.nan, np.nan], [2.0, np.nan]])

@@ -65,7 +65,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Classify:
-    """Link space: logits; the baseline in training is how frequent classes are, the floor a linear classifier.
+    """Link space: logits; the baseline is a linear classifier, of series that it was fitted to by cross-validation.
 
     A series is at the end of a window of `look_back` cells, whose cells before it have no measure. Its level is left
     as it is, unless the recipe divides by the spread.
@@ -103,9 +103,9 @@ class Classify:
         if longest > look_back:
             raise InputError("domains.series", key="look_back", found=look_back, expected=f"at least {longest}",
                              fix=f"series of {known.name} have up to {longest} steps: set look_back to that")
-        train, labels = _labelled(layout, known, splits.train)
-        validation, asked = _labelled(layout, known, splits.validation)
-        found = Classifier.fit(train, labels, validation, asked, len(known.classes))
+        train, labels, groups = _labelled(layout, known, splits.train)
+        validation, asked, _ = _labelled(layout, known, splits.validation)
+        found = Classifier.fit(train, labels, validation, asked, len(known.classes), groups)
         return replace(self, classifiers={**self.classifiers, known.name: found})
 
     def floor(self) -> Self:
@@ -149,8 +149,8 @@ class Classify:
         """Without a class in the sample, the target's mask is False."""
         batch = plain_batch(about.known, about.frame, window, centred=about.config.inputs.spread).batch
         classifier = self.classifiers[about.known.name]
-        rows = [classifier.logits(_series(window, i)) if self.plain else np.log(classifier.prior)
-                for i in range(len(window.values))]
+        group = None if self.plain or sample is None else sample.attrs.get("group")
+        rows = [classifier.logits(_series(window, i), group) for i in range(len(window.values))]
         baseline = torch.from_numpy(np.stack(rows)).to(window.values)
         known = sample is not None and LABEL in sample
         value = torch.zeros_like(baseline)
@@ -196,11 +196,13 @@ def head_of(dataset: str) -> str:
     return f"class/{dataset}"
 
 
-def _labelled(layout: Layout, known: Known, blocks: Sequence[Block]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Standardised series ``(T, V)`` and their classes."""
+def _labelled(layout: Layout, known: Known,
+              blocks: Sequence[Block]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Standardised series ``(T, V)``, their classes and groups."""
     labelled = {i: label for i, block in enumerate(blocks) if (label := layout.label(block.group)) is not None}
     return (Pieces.of(layout, known, [blocks[i] for i in labelled]).values,
-            np.fromiter(labelled.values(), np.int64, len(labelled)))
+            np.fromiter(labelled.values(), np.int64, len(labelled)),
+            np.array([blocks[i].group for i in labelled], np.int64))
 
 
 def _series(window: Window, i: int) -> np.ndarray:
