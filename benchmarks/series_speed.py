@@ -18,6 +18,7 @@ import xarray as xr
 from pretrain.workflow import new_predictor
 from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, write_store
+from sciml.domains.series.layout import Layout
 from sciml.handles.series import forecast
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe
@@ -93,11 +94,9 @@ def throughput(predictor: Predictor, series: int = SERIES, turns: int = 3) -> fl
 def step_milliseconds(predictor: Predictor, store: Store, turns: int = 15) -> dict[int, float]:
     """By length of the history, CPU ms of one step that continues it, measured in turns."""
     adapter: Any = predictor.adapter("series")
-    start = adapter.starts(store, "test")[0]
-    states = {}
+    layout, states = Layout.of(store), {}
     for length in HISTORIES:
-        past = start.isel(time=slice(0, length)).assign_attrs(look_back=length)
-        states[length] = predictor.step(adapter.initial(past))
+        states[length] = predictor.step(adapter.initial(layout.sample(0, 0, length, look_back=length)))
     found = dict.fromkeys(HISTORIES, np.inf)
     for _ in range(turns):
         for length, state in states.items():

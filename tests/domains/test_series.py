@@ -356,6 +356,16 @@ def test_bad_samples_are_named(series: Series, store: Store) -> None:
     refuses("dataset", series, sample.assign_attrs(dataset="other"))
     refuses("value", series, sample.rename(value="x"))
     refuses("window", series, sample.assign_attrs(horizon=400))
+    refuses("look_back", series, sample.assign_attrs(look_back=100, horizon=24))
+
+
+def test_a_patch_may_follow_the_strongest_period(tmp_path: Path) -> None:
+    plant = hourly(tmp_path)
+    adapter = Series.create({"look_back": 48, "horizons": [24], "patch": "auto"}).fit(plant)
+    assert adapter.config.patch == adapter.spec().patch == 24
+    assert adapter.reconfigured({"look_back": 48, "horizons": [24], "patch": "auto"}).config.patch == 24
+    with pytest.raises(InputError, match="fit it to a store first"):
+        Series.create({"patch": "auto"}).spec()
 
 
 def test_unusable_stores_are_named(store: Store, tmp_path: Path) -> None:

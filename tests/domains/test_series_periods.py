@@ -15,7 +15,7 @@ from sciml.domains.series.calendar import Clock
 from sciml.domains.series.config import InputConfig
 from sciml.domains.series.encode import CHANNEL, Frame, Window, plain_batch
 from sciml.domains.series.known import Known
-from sciml.domains.series.periods import Period, aligned, discover, patch_of
+from sciml.domains.series.periods import Period, discover, patch_of
 from sciml.operator.config import OperatorConfig
 from sciml.operator.lattice import cells_per_token, pad
 from sciml.operator.stems.patch import PatchStem
@@ -99,14 +99,14 @@ def batch_of(given_: Window) -> TokenBatch:
     return plain_batch(KNOWN, Frame(96, 1.0, (), (), (), InputConfig()), given_).batch
 
 
-@pytest.mark.parametrize(("past", "horizon", "patch"), [(96, 48, 24), (36, 24, 26), (50, 7, 12), (5, 30, 7)])
+@pytest.mark.parametrize(("past", "horizon", "patch"), [(96, 48, 24), (52, 24, 26), (48, 7, 12), (7, 30, 7)])
 def test_a_token_is_contiguous_cells_and_one_ends_now(past: int, horizon: int, patch: int) -> None:
     """By the slopes of the stem: which cells of the batch each token hears of."""
     spec = TokenSpec("series", (CHANNEL,), {"value": HeadSpec("lattice", (CHANNEL,))},
                      identities={"d/variate": ("a", "b", "c")}, patch=patch)
     torch.manual_seed(0)
     stem = PatchStem(spec, OperatorConfig())
-    batch = batch_of(aligned(window(past, horizon, torch.Generator().manual_seed(0)), patch))
+    batch = batch_of(window(past, horizon, torch.Generator().manual_seed(0)))
     sizes = cells_per_token(batch.axes, spec)
     padded, now = pad(batch, sizes), -(-past // patch) * patch
 
@@ -123,25 +123,3 @@ def test_a_token_is_contiguous_cells_and_one_ends_now(past: int, horizon: int, p
     assert now % patch == 0
     assert when[now - 1] == pytest.approx(0.0, abs=1e-6)
     assert int(batch.axes[1].coord.shape[1]) == now + horizon
-
-
-def test_alignment_adds_cells_that_are_not_there() -> None:
-    generator = torch.Generator().manual_seed(1)
-    plain = window(36, 24, generator)
-    longer = aligned(plain, 26)
-    assert (longer.past, longer.horizon, longer.values.shape[-1]) == (52, 24, 76)
-    assert not longer.given[..., :16].any()
-    assert not longer.known[..., :16].any()
-    assert longer.inside is not None
-    assert longer.inside.sum(-1).tolist() == [60, 60]
-    np.testing.assert_array_equal(longer.ticks, np.arange(-16, 60)[None] + np.array([[100], [200]]))
-    one, two = batch_of(plain), batch_of(longer)
-    for name in ("values", "observed"):
-        torch.testing.assert_close(getattr(two, name)[:, :, 16:], getattr(one, name))
-    torch.testing.assert_close(two.axes[1].coord[:, 16:], one.axes[1].coord)
-    torch.testing.assert_close(two.axes[1].weights()[:, 16:], one.axes[1].weights().expand(2, -1))
-    assert (two.axes[1].weights()[:, :16] == 0).all()
-    assert aligned(longer, 26) is longer
-    again = aligned(longer, 40)
-    assert again.inside is not None
-    assert again.inside[:, 28:].equal(longer.inside)

@@ -17,8 +17,9 @@ from sciml.data.store import Store
 from sciml.domains.series.calendar import PERIODS_NS
 from sciml.domains.series.config import SeriesConfig
 from sciml.domains.series.encode import Frame
-from sciml.domains.series.known import Known, learn
+from sciml.domains.series.known import Known, Pieces, learn
 from sciml.domains.series.layout import Layout
+from sciml.domains.series.periods import discover, patch_of
 from sciml.domains.series.tasks import TASKS, About, Stepping, Task
 from sciml.errors import InputError
 from sciml.recipe import Named, validate
@@ -57,6 +58,8 @@ class Series:
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
         chosen = validate(SeriesConfig, dict(config), where="domains.series")
+        if chosen.patch == "auto":
+            chosen = chosen.model_copy(update={"patch": self.config.patch})
         task = self.task if chosen.task == self.config.task else make_task(chosen.task)
         return replace(self, config=chosen, task=task)
 
@@ -65,7 +68,11 @@ class Series:
         layout = Layout.of(store)
         known = learn(layout)
         reference = self.reference or (self.config.look_back_of(known.name), known.clock.dt)
-        return replace(self, task=self.task.fit(layout, known, self.config), reference=reference,
+        config = self.config
+        if config.patch == "auto":
+            found = discover(Pieces.of(layout, known, layout.store.meta.splits.train).values)
+            config = config.model_copy(update={"patch": patch_of(found, most=config.look_back_of(known.name) // 2)})
+        return replace(self, config=config, task=self.task.fit(layout, known, config), reference=reference,
                        datasets={**self.datasets, known.name: known}, guests=self.guests - {known.name})
 
     def introduced(self, known: Known) -> Self:
@@ -99,7 +106,7 @@ class Series:
         return TokenSpec(
             domain=self.name, channels=self.task.channels, heads=heads, lattice_conditions=frame.lattice_conditions,
             vector_conditions=frame.vector_conditions, identities=identities if self.config.inputs.identity else {},
-            patch=self.config.patch, stem="population" if count else "",
+            patch=self._patch(), stem="population" if count else "",
             slots=Slots("variate", count, ("level",) if frame.inputs.level else ()) if count else None,
             units=dict.fromkeys(self.task.channels, "1"))
 
@@ -134,6 +141,12 @@ class Series:
 
     def observe(self, state: State) -> xr.Dataset:
         return self._stepping().observe(state, self.about(state.batch.dataset, "rollout"))
+
+    def _patch(self) -> int:
+        if isinstance(self.config.patch, int):
+            return self.config.patch
+        raise InputError("domains.series", key="patch", found="auto", expected="an adapter that was fitted",
+                         fix="fit it to a store first, or give a number")
 
     def _stepping(self) -> Stepping:
         if not isinstance(self.task, Stepping):

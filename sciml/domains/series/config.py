@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,7 +55,8 @@ class InputConfig(Section):
 
 class SeriesConfig(Section):
     """look_back, horizons: in time steps. shortest: training draws each batch's look-back from there on (null: all have
-    `look_back`). patch: time steps per token. missing: in training, the largest share of the look-back that is hidden,
+    `look_back`). patch: time steps per token; auto: of the first data set's
+    strongest period or a part of it. missing: in training, the largest share of the look-back that is hidden,
     as one gap in all variates or cell by cell. slots: that many tokens per patch read all variates, instead of one for
     each; for tasks that ask about whole series. datasets: overrides by name.
     """
@@ -64,7 +65,7 @@ class SeriesConfig(Section):
     look_back: int = Field(default=96, ge=2)
     shortest: int | None = Field(default=None, ge=2)
     horizons: tuple[int, ...] = Field(default=(96, 192, 336, 720), min_length=1)
-    patch: int = Field(default=24, ge=1)
+    patch: Annotated[int, Field(ge=1)] | Literal["auto"] = 24
     missing: float = Field(default=0.0, ge=0, lt=1)
     slots: int = Field(default=0, ge=0)
     inputs: InputConfig = InputConfig()

@@ -94,6 +94,9 @@ def window_of(known: Known, sample: xr.Dataset, past: int, length: int) -> Windo
     if array is None or array.dims != ("time", "variate"):
         raise InputError(where, key=HEAD, found="none" if array is None else str(array.dims),
                          expected="a variable value (time, variate)", fix="name the variable and its dimensions so")
+    if past > array.sizes["time"]:
+        raise InputError(where, key="look_back", found=f"{past} steps of a series of {array.sizes['time']}",
+                         expected="no more than there are", fix="give more of the past, or a shorter look_back")
     members = known.members([str(v) for v in sample["variate"].values], where=where)
     seen = known.clock.ticks(sample["time"].values[:length], where=where)
     now = seen[past - 1]

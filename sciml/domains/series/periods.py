@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import chi2
 
 from sciml.domains.series.calendar import MIN_CYCLES
-from sciml.domains.series.encode import Window
 
 LONGEST = 1 << 14
 """Steps that are transformed at once; longer pieces are several, half overlapping."""
@@ -171,22 +169,3 @@ def patch_of(periods: Sequence[Period], *, most: int, near: int = TYPICAL_PATCH)
     whole = round(periods[0].steps) if periods else 0
     candidates = [d for d in range(2, min(whole, most) + 1) if whole % d == 0]
     return min(candidates, key=lambda d: (abs(math.log(d / near)), -d), default=min(near, most))
-
-
-def aligned(window: Window, patch: int) -> Window:
-    """The window with cells before it that are not given and of no measure, so that a token of `patch` cells ends now,
-    the one before it a patch earlier, and so on: the look-back is a whole number of tokens."""
-    ahead = -window.past % patch
-    if ahead == 0:
-        return window
-    values, batch, covariates = window.values, len(window.values), window.covariates
-    none = torch.zeros(*values.shape[:2], ahead, dtype=torch.bool, device=values.device)
-    inside = none.new_ones(batch, values.shape[-1]) if window.inside is None else window.inside
-    step = window.ticks[:, 1:2] - window.ticks[:, :1]
-    return replace(
-        window, values=torch.cat([none.to(values), values], -1), known=torch.cat([none, window.known], -1),
-        given=torch.cat([none, window.given], -1), past=window.past + ahead,
-        ticks=np.concatenate([window.ticks[:, :1] - step * np.arange(ahead, 0, -1), window.ticks], 1),
-        inside=torch.cat([inside.new_zeros(batch, ahead), inside], -1),
-        covariates=None if covariates is None else torch.cat(
-            [covariates.new_zeros(batch, ahead, covariates.shape[-1]), covariates], 1))

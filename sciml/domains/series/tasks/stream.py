@@ -54,14 +54,15 @@ class Stream:
 
     def fit(self, layout: Layout, known: Known, config: SeriesConfig) -> Self:
         """Raises `InputError` where the look-back is no whole number of patches."""
-        if config.look_back_of(known.name) % config.patch:
-            raise InputError(layout.store.url, key="domains.series.patch", found=config.patch,
+        patch = int(config.patch)
+        if config.look_back_of(known.name) % patch:
+            raise InputError(layout.store.url, key="domains.series.patch", found=patch,
                              expected=f"a divisor of the look-back {config.look_back_of(known.name)}",
                              fix="choose look_back and patch so")
         if config.of(known.name).transform != "none":
             raise InputError("domains.series", key=f"datasets.{known.name}.transform", expected="none",
                              found=config.of(known.name).transform, fix="transforms are for the task forecast")
-        return replace(self, forecast=self.forecast.fit(layout, known, config), patch=config.patch)
+        return replace(self, forecast=self.forecast.fit(layout, known, config), patch=patch)
 
     def floor(self) -> Self:
         return replace(self, forecast=self.forecast.floor())
