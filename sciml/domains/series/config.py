@@ -55,10 +55,10 @@ class InputConfig(Section):
 
 class SeriesConfig(Section):
     """look_back, horizons: in time steps. shortest: training draws each batch's look-back from there on (null: all have
-    `look_back`). patch: time steps per token; auto: of the first data set's
-    strongest period or a part of it. missing: in training, the largest share of the look-back that is hidden,
-    as one gap in all variates or cell by cell. slots: that many tokens per patch read all variates, instead of one for
-    each; for tasks that ask about whole series. datasets: overrides by name.
+    `look_back`). patch: time steps per token; auto: of the first data set's strongest period, or a part of it.
+    missing: in training, the largest share of the look-back that is hidden, as one gap in all variates or cell by cell.
+    slots: that many tokens per patch read all variates, instead of one for each; for tasks that ask about whole series.
+    datasets: overrides by name.
     """
 
     task: Named = Named(name="forecast")
