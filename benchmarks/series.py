@@ -67,7 +67,7 @@ LONG = ("domains.series.look_back=512", "domains.series.shortest=96")
 SHARE = 0.3
 LEVELS = (0.05, *(round(0.1 * i, 1) for i in range(1, 10)), 0.95)
 UEA = ("natops", "japanese_vowels")
-STRIDES = {"floors": 96, "intervals": 24}
+STRIDES = {"floors": 96, "intervals": 4}
 
 
 def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
