@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -39,8 +39,10 @@ class Augmentation(Section):
 
 
 class ClassifyConfig(Section):
-    """augment: changes that leave the class what it is."""
+    """augment: changes that leave the class what it is. corrects: what the operator starts from, the ridge classifier
+    or how frequent classes are."""
 
+    corrects: Literal["ridge", "frequency"] = "ridge"
     augment: Augmentation = Augmentation()
     objective: str = "cross_entropy"
 
@@ -65,7 +67,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class Classify:
-    """Link space: logits; the baseline is a linear classifier, of series that it was fitted to by cross-validation.
+    """Link space: logits; the baseline is a linear classifier, of series that it was fitted to by cross-validation, or
+    how frequent classes are.
 
     A series is at the end of a window of `look_back` cells, whose cells before it have no measure. Its level is left
     as it is, unless the recipe divides by the spread.
@@ -150,7 +153,9 @@ class Classify:
         batch = plain_batch(about.known, about.frame, window, centred=about.config.inputs.spread).batch
         classifier = self.classifiers[about.known.name]
         group = None if self.plain or sample is None else sample.attrs.get("group")
-        rows = [classifier.logits(_series(window, i), group) for i in range(len(window.values))]
+        linear = self.plain or self.config.corrects == "ridge"
+        rows = [classifier.logits(_series(window, i), group) if linear else np.log(classifier.prior)
+                for i in range(len(window.values))]
         baseline = torch.from_numpy(np.stack(rows)).to(window.values)
         known = sample is not None and LABEL in sample
         value = torch.zeros_like(baseline)
