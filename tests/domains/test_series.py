@@ -359,6 +359,26 @@ def test_bad_samples_are_named(series: Series, store: Store) -> None:
     refuses("look_back", series, sample.assign_attrs(look_back=100, horizon=24))
 
 
+def test_a_guest_is_answered_by_what_was_learnt_of_others(store: Store, tmp_path: Path) -> None:
+    plant, config = hourly(tmp_path), {"look_back": 36, "horizons": [24], "patch": 4}
+    adapter = Series.create({**config, "inputs": {"identity": False, "spread": True}}).fit(plant)
+    guest = adapter.meeting(store)
+    assert guest.meeting(store) is guest
+    assert guest.spec() == adapter.spec()
+    assert guest.state()[0] == adapter.state()[0]
+    assert adapter.notes == []
+    assert guest.notes == ["ili was not fitted: what is said of it was learnt of plant"]
+    sample = draw(guest, store)
+    batch, known = guest.encode(sample), guest.datasets["ili"]
+    history = torch.tensor(((sample["value"].values[:36] - known.mean) / known.std).T[None].astype(np.float32))
+    expected = adapter.task.ridges["plant"].plain.forecast(history, torch.ones_like(history, dtype=torch.bool), 24)
+    torch.testing.assert_close(batch.targets["value"].baseline[..., 36:, 0], expected)
+    larger = guest.encode(sample.assign(value=10 * sample["value"] + 3))
+    torch.testing.assert_close(larger.values, batch.values, rtol=1e-3, atol=1e-3)
+    with pytest.raises(InputError, match="identity: false"):
+        Series.create(config).fit(plant).meeting(store)
+
+
 def test_a_patch_may_follow_the_strongest_period(tmp_path: Path) -> None:
     plant = hourly(tmp_path)
     adapter = Series.create({"look_back": 48, "horizons": [24], "patch": "auto"}).fit(plant)

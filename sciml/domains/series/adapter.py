@@ -51,6 +51,12 @@ class Series:
     def baseline_name(self) -> str:
         return self.task.baseline_name
 
+    @property
+    def notes(self) -> list[str]:
+        """What an evaluation says of guests."""
+        fitted = ", ".join(self._fitted())
+        return [f"{name} was not fitted: what is said of it was learnt of {fitted}" for name in sorted(self.guests)]
+
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
         chosen = validate(SeriesConfig, dict(config), where="domains.series")

@@ -139,14 +139,16 @@ def test_an_event_scores_highest(tmp_path: Path) -> None:
 def test_a_cell_is_judged_without_being_seen(tmp_path: Path) -> None:
     """Its own value moves neither what is expected of it nor what the operator is shown in its turn."""
     store = series_store(tmp_path)
-    adapter = fitted(store, {"anomaly": {"block": 3}}, inputs={"level": False})
+    adapter = fitted(store, {"anomaly": {"block": 3}}, inputs={"level": True, "spread": True})
     sample = adapter.open(store, "test").draw(0, RNG(0), RNG(0))
     shown: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
 
     def operate(batch: TokenBatch) -> Outputs:
         assert batch.observed is not None
         assert not batch.values[~batch.observed.expand(batch.values.shape)].any()
         shown.append(batch.observed)
+        seen.append(torch.cat([batch.values[..., 0], batch.conditions.lattice["level"]], -1))
         return Outputs({"value": torch.zeros_like(batch.values)})
 
     batch = adapter.encode(sample)
@@ -156,8 +158,14 @@ def test_a_cell_is_judged_without_being_seen(tmp_path: Path) -> None:
     assert set(given.unique().tolist()) <= {0.0, 3.0}
     other = sample.copy(deep=True)
     other["value"].values[20] += 100.0
-    baseline = adapter.encode(other).targets["value"].baseline
-    torch.testing.assert_close(baseline[:, :, 20], batch.targets["value"].baseline[:, :, 20], rtol=1e-4, atol=1e-4)
+    changed_batch = adapter.encode(other)
+    adapter.derive(changed_batch, operate, create_graph=False)
+    turn = 20 // 3 % 4
+    assert torch.equal(seen[turn], seen[4 + turn])
+    assert not torch.equal(seen[(turn + 1) % 4], seen[4 + (turn + 1) % 4])
+    for name in ("baseline", "scale"):
+        ours, theirs = (getattr(b.targets["value"], name)[:, :, 20] for b in (batch, changed_batch))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_linear_floor_tells_gestures_apart(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from sciml.domains.series.encode import (
     HEAD,
     Window,
     lattice_target,
-    members_of,
     physical,
     plain_batch,
     ticks_of,
@@ -39,7 +38,10 @@ from sciml.domains.series.windows import Pages
 from sciml.recipe import Section, validate
 from sciml.tokens import HeadSpec, Outputs, TokenBatch
 
-TURNS = "turn"
+TURNS, SHOWN, LEVELS = "turn", "shown", "levels"
+"""Kept: ``(S, T)`` the turn of each cell, ``(S, turns, V, T, 1)`` what is shown in each, ``(S, turns, V, 1)`` the level
+of that."""
+LEVEL = "level"
 SCORE = "anomaly_score"
 
 
@@ -117,32 +119,38 @@ class Anomaly:
         if sample is not None and HIDDEN in sample:
             return self.filling.encode(window, about, sample)
         batch = self.filling.encode(window, about, sample)
-        found = self.filling.of(about.known.name)
-        course = plain_batch(about.known, about.frame, window, found.course(window.ticks, window.members)).course
+        found, residual = self.filling.of(about.known.name), self.filling.residual_of(about.known.name)
+        course = found.course(window.ticks, window.members)
         turns = torch.from_numpy(turn_of(window.values.shape[-1], self.config))
-        expected = torch.zeros_like(window.values)
+        expected, scale, plains = torch.zeros_like(window.values), torch.ones_like(window.values), []
         for turn in range(self.config.turns):
             shown = replace(window, given=window.given & (turns != turn))
-            expected = torch.where(turns == turn, completed(found, shown, course), expected)
-        scale = batch.targets[HEAD].scale[..., 0]
+            plain = plain_batch(about.known, about.frame, shown, course)
+            plains.append(plain)
+            expected = torch.where(turns == turn, completed(found, shown, plain.course), expected)
+            scale = torch.where(turns == turn, plain.spread * residual, scale)
         target = lattice_target(window, torch.ones_like(window.known), expected, scale)
-        kept = {TURNS: turns[None].expand(len(expected), -1)}
+        kept = {TURNS: turns[None].expand(len(expected), -1),
+                SHOWN: torch.stack([plain.batch.values for plain in plains], 1),
+                LEVELS: torch.stack([plain.level for plain in plains], 1)}
         if sample is not None and ANOMALY in sample:
             labels = np.asarray(sample[ANOMALY].values[-len(turns):], bool)
             kept[ANOMALY] = torch.from_numpy(labels)[None]
         return replace(batch, targets={HEAD: target}, kept=kept)
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
-        """One call per turn, whose cells the operator isn't shown."""
+        """One call per turn, whose cells the operator isn't shown, nor what level and spread they would make."""
         if TURNS not in batch.kept:
             return operate(batch)
         turns = batch.kept[TURNS][:, None, :, None]
         assert batch.observed is not None
         found = torch.zeros_like(batch.values)
         for turn in range(self.config.turns):
-            shown = batch.observed & (turns != turn)
-            values = torch.where(shown, batch.values, 0.0)
-            output = operate(replace(batch, values=values, observed=shown))[HEAD].to(found.dtype)
+            conditions, lattice = batch.conditions, dict(batch.conditions.lattice)
+            if LEVEL in lattice:
+                conditions = replace(conditions, lattice=lattice | {LEVEL: batch.kept[LEVELS][:, turn]})
+            output = operate(replace(batch, values=batch.kept[SHOWN][:, turn], conditions=conditions,
+                                     observed=batch.observed & (turns != turn)))[HEAD].to(found.dtype)
             found = torch.where(turns == turn, output, found)
         return Outputs({HEAD: found})
 
@@ -157,7 +165,6 @@ class Anomaly:
         found[SCORE] = ("sample", "time", "variate"), (distance / usual).detach().cpu().numpy().swapaxes(1, 2)
         if ANOMALY in batch.kept:
             found[ANOMALY] = ("sample", "time"), batch.kept[ANOMALY].cpu().numpy()
-        assert len(members_of(batch)) == found.sizes["variate"]
         return found
 
     def metrics(self, unit: str | None) -> tuple[Metric, ...]:

@@ -109,6 +109,10 @@ class Impute:
     def of(self, name: str) -> Ridges:
         return self.ridges[name] if name in self.ridges else next(iter(self.ridges.values())).floor()
 
+    def residual_of(self, name: str) -> float:
+        """The data set's, or that of the first one fitted."""
+        return self.residual[name] if name in self.residual else next(iter(self.residual.values()))
+
     def open(self, layout: Layout, split: SplitName, about: About, *, train: bool) -> Windows:
         """Training: every stretch as long as the look-back; else one after the other."""
         return Hiding(self.pages(layout, split, about, train=train), self.config.share, None if train else "random")
@@ -139,8 +143,8 @@ class Impute:
         found = self.of(about.known.name)
         plain = plain_batch(about.known, about.frame, window, found.course(window.ticks, window.members))
         expected = completed(found, window, plain.course)
-        residual = self.residual.get(about.known.name) or next(iter(self.residual.values()))
-        scale = (plain.spread * residual).expand(len(window.values), -1, window.values.shape[-1])
+        scale = plain.spread * self.residual_of(about.known.name)
+        scale = scale.expand(len(window.values), -1, window.values.shape[-1])
         return replace(plain.batch, targets={HEAD: lattice_target(window, ~window.given, expected, scale)})
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
