@@ -101,15 +101,16 @@ def test_no_margin_knows_a_truth_before_its_time(stride: int, moved: int, step: 
     scores = np.abs(rng(3).normal(size=(40, HORIZON)))
     method = Adaptive.of(scores[:10], COVERAGE, window=20)
     plain, _ = follow(method, scores, stride=stride)
-    other = scores.copy()
-    other[moved, step - 1] += 100.0
-    changed, _ = follow(method, other, stride=stride)
-    known = moved + -(-step // stride)
-    np.testing.assert_array_equal(changed[:known], plain[:known])
+    known, rest, learnt = moved + -(-step // stride), np.arange(HORIZON) != step - 1, []
+    for value in (0.0, 100.0):  # inside every interval, and outside all of them
+        other = scores.copy()
+        other[moved, step - 1] = value
+        changed, _ = follow(method, other, stride=stride)
+        np.testing.assert_array_equal(changed[:known], plain[:known])
+        np.testing.assert_array_equal(changed[:, rest], plain[:, rest])
+        learnt.append(follow(method, other[:known + 1], stride=stride)[1].alphas[..., step - 1])
     if known < 40:
-        assert (changed[known:, step - 1] != plain[known:, step - 1]).any()
-    rest = np.arange(HORIZON) != step - 1
-    np.testing.assert_array_equal(changed[:, rest], plain[:, rest])
+        assert (learnt[0] != learnt[1]).all()
 
 
 def test_what_is_not_known_teaches_nothing() -> None:
