@@ -332,15 +332,6 @@ def test_naive_error_is_that_of_a_year_ago(series: Series, store: Store) -> None
     np.testing.assert_allclose(series.datasets["ili"].naive, np.abs(values[52:] - values[:-52]).mean(0))
 
 
-def test_phases_agree_with_pandas() -> None:
-    when = pd.date_range("2019-12-30 03:00", periods=3000, freq="7h")
-    ticks = when.to_numpy().astype("datetime64[ns]").astype(np.int64)
-    np.testing.assert_allclose(calendar.phase(ticks, "day") * 24, when.hour, atol=1e-9)
-    np.testing.assert_allclose(calendar.phase(ticks, "week") * 7, when.day_of_week + when.hour / 24, atol=1e-9)
-    days = np.where(when.is_leap_year, 366, 365)
-    np.testing.assert_allclose(calendar.phase(ticks, "year") * days, when.day_of_year - 1 + when.hour / 24, atol=1e-9)
-
-
 def refuses(key: str, series: Series, sample: xr.Dataset) -> None:
     with pytest.raises(InputError) as caught:
         series.encode(sample)
@@ -395,12 +386,3 @@ def test_unusable_stores_are_named(store: Store, tmp_path: Path) -> None:
         Series.create({"horizons": [96, 24]})
     with pytest.raises(InputError, match="uniform step"):
         calendar.Clock.of(np.array([0.0, 1.0, 3.0]), "s", where="lab.csv")
-
-
-def test_numeric_time_has_no_calendar() -> None:
-    clock = calendar.Clock.of(5.0 + 0.25 * np.arange(10), "s", where="lab.csv")
-    ticks = clock.ticks(5.0 + 0.25 * np.arange(3, 6), where="lab.csv")
-    assert ticks.tolist() == [3, 4, 5]
-    np.testing.assert_allclose(clock.times(ticks), [5.75, 6.0, 6.25])
-    assert calendar.resolvable(clock, 10**6, ("day",)) == ()
-    assert calendar.Clock.restore(clock.state()) == clock
