@@ -29,6 +29,8 @@ deviation)."""
 COHESIVE_EV = 20.0
 """Per atom: no molecule or solid is bound by more."""
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+CROWD = 8
+"""So many atoms near one point are looked at: without a bound, coinciding ones would cost their square."""
 _MEND = "mend the source and build the store anew"
 
 
@@ -138,7 +140,8 @@ def _atoms(store: Store, part: Part, seen: Seen) -> None:
 
 
 def overlaps(part: Part) -> np.ndarray:
-    """Pairs of atoms ``(pair, 2)`` of one configuration nearer than `OVERLAP`, periodic images included."""
+    """Pairs of atoms ``(pair, 2)`` of one configuration nearer than `OVERLAP`, periodic images included; of an atom
+    and each of its images the `CROWD` nearest."""
     from scipy.spatial import cKDTree
 
     found = [close_pairs(part.position, part.counts, OVERLAP)]
@@ -158,8 +161,8 @@ def overlaps(part: Part) -> np.ndarray:
             continue
         moved = ~((np.array(shift) != 0) & ~flags).any(1)
         images = wrapped + np.einsum("i,aij->aj", np.array(shift, float), cell)
-        apart, near = tree.query(np.hstack([images, lift])[moved], k=2, distance_upper_bound=OVERLAP)
-        of = np.flatnonzero(moved)[:, None].repeat(2, 1)
+        apart, near = tree.query(np.hstack([images, lift])[moved], k=CROWD, distance_upper_bound=OVERLAP)
+        of = np.flatnonzero(moved)[:, None].repeat(CROWD, 1)
         hit = np.isfinite(apart) & ((near != of) if shift == (0, 0, 0) else True)
         found.append(np.sort(np.column_stack([atoms[of[hit]], atoms[near[hit]]]), axis=1))
     return np.unique(np.concatenate(found), axis=0)
