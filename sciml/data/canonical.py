@@ -88,8 +88,18 @@ def describe_variables(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) ->
                              fix="correct dims in the source file")
         unit = _unit(spec, name, given.unit, array.attrs.get("units"), _member_units(dataset, dims))
         described[name] = Variable(role=role, unit=unit, dims=dims,
-                                   long_name=given.long_name or str(array.attrs.get("long_name", "")))
+                                   long_name=given.long_name or str(array.attrs.get("long_name", "")),
+                                   vector=given.vector or str(array.attrs.get("vector", "")),
+                                   along=given.along or tuple(str(array.attrs.get("along", "")).split()))
+        _check_components(spec, name, described[name])
     return described
+
+
+def _check_components(spec: SourceSpec, name: str, variable: Variable) -> None:
+    if bool(variable.vector) != bool(variable.along) or not set(variable.along) <= set(variable.dims):
+        raise InputError(spec.name, key=name, found=f"vector {variable.vector!r} along {variable.along}",
+                         expected=f"the name of a vector, and which of {variable.dims} this is its component along",
+                         fix=f"in the source file: variables: {{{name}: {{vector: velocity, along: [x]}}}}")
 
 
 def _member_units(dataset: xr.Dataset, dims: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,13 +32,16 @@ class FileSource(Section):
 
 
 class SourceVariable(Section):
-    """What the file doesn't say, or says differently. key: its name in the file; dims: without the group dimension."""
+    """What the file doesn't say, or says differently. key: its name in the file; dims: without the group dimension;
+    vector, along: of which vector or tensor it is the component along which axes."""
 
     role: Role | None = None
     unit: str | None = None
     key: str | None = None
     dims: tuple[str, ...] | None = None
     long_name: str = ""
+    vector: str = ""
+    along: tuple[str, ...] = ()
 
 
 class SourceAxis(Section):

@@ -123,6 +123,8 @@ def _write_arrays(dataset: xr.Dataset, draft: StoreDraft, target: str, progress:
         array.attrs = _json(array.attrs) | {"role": variable.role, "units": variable.unit}
         if variable.long_name:
             array.attrs["long_name"] = variable.long_name
+        if variable.vector:
+            array.attrs |= {"vector": variable.vector, "along": " ".join(variable.along)}
         if name in counted:
             array.attrs["sample_dimension"] = counted[name]
         lean[name] = array

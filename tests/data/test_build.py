@@ -118,6 +118,8 @@ def test_data_that_cannot_be_used_are_refused(made: Callable[..., Store], tmp_pa
     ({"variables": {"w": {"unit": "km"}}}, r"\[w\]: found unit '1/s' in the data, 'km' in the source file"),
     ({"variables": {"w": {"unit": "1/ms"}}}, r"\[w\]: found unit '1/s' in the data, '1/ms' in the source file"),
     ({"variables": {"w": {"dims": ["x", "y"]}}}, r"\[w\]: found dimensions \('time', 'x', 'y'\)"),
+    ({"variables": {"w": {"vector": "velocity"}}}, r"\[w\]: found vector 'velocity' along \(\); expected the name of a"),
+    ({"variables": {"w": {"vector": "velocity", "along": ["z"]}}}, r"along \('z',\); expected .* \('time', 'x', 'y'\)"),
     ({"axes": {"z": {}}}, r"\[axes.z\]: found no such dimension"),
     ({"axes": {"x": {"unit": "km"}}}, r"\[x\]: found unit 'm' in the data, 'km' in the source file"),
     ({"axes": {"x": {"period": 2.0}}}, r"\[x\]: found period 1.0 in the data, 2.0 in the source file"),
@@ -142,10 +144,12 @@ def test_the_source_file_completes_and_mends(made: Callable[..., Store]) -> None
         del data["w"].attrs["units"], data["w"].attrs["role"], data["x"].attrs["period"]
         return data.isel(y=slice(None, None, -1)).transpose("trajectory", "x", "time", "y")
 
-    store = made(change, variables={"w": {"role": "state", "unit": "s-1", "long_name": "vorticity"}},
+    store = made(change, variables={"w": {"role": "state", "unit": "s-1", "long_name": "vorticity", "vector": "spin",
+                                "along": ["x", "y"]}},
                  axes={"x": {"period": 2.0}, "y": {"reverse": True, "unit": "meter"}})
     assert tuple(store.meta.variables) == ("w",)
     assert store.meta.variables["w"].dims == ("time", "x", "y")
+    assert (store.meta.variables["w"].vector, store.meta.variables["w"].along) == ("spin", ("x", "y"))
     assert store.meta.axes["x"].period == 2.0
     np.testing.assert_array_equal(store.read("w", 2), canonical()["w"].values[2])
     np.testing.assert_array_equal(store.coord("y"), [0, 1, 3, 4])

@@ -109,7 +109,8 @@ def test_the_well_values_roles_and_laziness(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data["velocity_y"].values, arrays["velocity"][..., 1])
     np.testing.assert_array_equal(data["stress_xy"].values, arrays["stress"][..., 0, 1])
     assert "stress_yx" not in data
-    assert data["velocity_x"].attrs["vector"] == "velocity"
+    assert (data["velocity_x"].attrs["vector"], data["velocity_x"].attrs["along"]) == ("velocity", "x")
+    assert (data["stress_xy"].attrs["vector"], data["stress_xy"].attrs["along"]) == ("stress", "x y")
     assert data["ground"].dims == ("trajectory", "x", "y")
     assert data["ground"].attrs["role"] == "forcing"
     np.testing.assert_array_equal(data["profile"].values, np.broadcast_to(arrays["profile"][..., None], (B, T, X, Y)))
@@ -240,7 +241,7 @@ def test_pdebench_cfd(tmp_path: Path) -> None:
     data = look(tmp_path / "a.hdf5")
     assert is_lazy(data, "density", "velocity_x")
     np.testing.assert_array_equal(data["velocity_y"].values, arrays["Vy"])
-    assert data["velocity_y"].attrs["vector"] == "velocity"
+    assert (data["velocity_y"].attrs["vector"], data["velocity_y"].attrs["along"]) == ("velocity", "y")
     np.testing.assert_array_equal(data["pressure"].values, arrays["pressure"])
     assert set(data.data_vars) == {"density", "pressure", "velocity_x", "velocity_y", "eta", "zeta", "M"}
 

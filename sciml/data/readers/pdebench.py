@@ -98,7 +98,7 @@ def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
         if file[key].shape != shape:
             raise InputError(url, key=key, found=f"shape {file[key].shape}", expected=f"{shape}, as the others",
                              fix="the file is damaged or half-written: copy it again")
-        extra = {"vector": "velocity"} if name.startswith("velocity_") else {}
+        extra = {"vector": "velocity", "along": name[-1]} if name.startswith("velocity_") else {}
         array = lattice.lazy(lattice.h5_array(url, file[key]), where=url, key=key)
         variables[name] = lattice.variable(dims, array, "state", **extra)
     if layout == "darcy":

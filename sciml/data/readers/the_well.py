@@ -4,8 +4,8 @@
 the attributes ``sample_varying``, ``time_varying`` and ``dim_varying`` say which axes an array has. Absent attributes
 are read off the rank. What varies in time is state, the rest forcing; ``scalars`` and root attributes named in
 ``simulation_parameters`` are parameters, and scalars that vary in time become forcing, constant in space. A vector
-``velocity`` becomes ``velocity_x, velocity_y`` (attribute ``vector``), a tensor ``D_xx, D_xy, …``, symmetric ones the
-upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings (point n + 1 would
+``velocity`` becomes ``velocity_x, velocity_y`` (attributes ``vector``, ``along``), a tensor ``D_xx, D_xy, …``, symmetric
+ones the upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings (point n + 1 would
 be point 1 again); other boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall, 1 open, 2 periodic.
 """
 
@@ -175,14 +175,15 @@ def _field(url: str, item: Any, name: str, order: int, layout: Layout) -> Iterat
                          expected=f"{len(axes)} for each of the {order} component axes", fix="write one per dimension")
     if order == 1:
         for i, axis in enumerate(axes):
-            yield f"{name}_{axis}", lattice.variable(dims, array[..., i], role, unit, vector=name)
+            yield f"{name}_{axis}", lattice.variable(dims, array[..., i], role, unit, vector=name, along=axis)
         return
     symmetric, antisymmetric = _flag(item, "symmetric", False), _flag(item, "antisymmetric", False)
     for i, first in enumerate(axes):
         for j, second in enumerate(axes):
             if (symmetric and i > j) or (antisymmetric and i >= j):
                 continue
-            yield f"{name}_{first}{second}", lattice.variable(dims, array[..., i, j], role, unit, tensor=name)
+            yield f"{name}_{first}{second}", lattice.variable(dims, array[..., i, j], role, unit, vector=name,
+                                                              along=f"{first} {second}")
 
 
 def _unit(item: Any) -> str | None:
