@@ -29,8 +29,8 @@ class Variable(Section):
     the future); parameter: constant in a group; mask: 1 inside the domain; boundary: one code per group; event: of
     something that happens at a time; label: to be decoded from the rest; rows: how many rows of a ragged dimension.
 
-    A component of a vector or tensor names it in `vector`, and in `along` the axes it is along: ``("x",)`` of a velocity,
-    ``("x", "y")`` of a stress."""
+    A component of a vector or tensor names it in `vector`, and in `along` the axes it is along: ``("x",)`` of a
+    velocity, ``("x", "y")`` of a stress."""
 
     role: Role
     unit: str

@@ -4,9 +4,10 @@
 the attributes ``sample_varying``, ``time_varying`` and ``dim_varying`` say which axes an array has. Absent attributes
 are read off the rank. What varies in time is state, the rest forcing; ``scalars`` and root attributes named in
 ``simulation_parameters`` are parameters, and scalars that vary in time become forcing, constant in space. A vector
-``velocity`` becomes ``velocity_x, velocity_y`` (attributes ``vector``, ``along``), a tensor ``D_xx, D_xy, …``, symmetric
-ones the upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings (point n + 1 would
-be point 1 again); other boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall, 1 open, 2 periodic.
+``velocity`` becomes ``velocity_x, velocity_y`` (attributes ``vector``, ``along``), a tensor ``D_xx, D_xy, …``,
+symmetric ones the upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings
+(point n + 1 would be point 1 again); other boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall,
+1 open, 2 periodic.
 """
 
 from __future__ import annotations
