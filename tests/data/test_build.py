@@ -118,7 +118,7 @@ def test_data_that_cannot_be_used_are_refused(made: Callable[..., Store], tmp_pa
     ({"variables": {"w": {"unit": "km"}}}, r"\[w\]: found unit '1/s' in the data, 'km' in the source file"),
     ({"variables": {"w": {"unit": "1/ms"}}}, r"\[w\]: found unit '1/s' in the data, '1/ms' in the source file"),
     ({"variables": {"w": {"dims": ["x", "y"]}}}, r"\[w\]: found dimensions \('time', 'x', 'y'\)"),
-    ({"variables": {"w": {"vector": "velocity"}}}, r"\[w\]: found vector 'velocity' along \(\); expected the name of a"),
+    ({"variables": {"w": {"vector": "velocity"}}}, r"\[w\]: found vector 'velocity' along \(\); expected the name"),
     ({"variables": {"w": {"vector": "velocity", "along": ["z"]}}}, r"along \('z',\); expected .* \('time', 'x', 'y'\)"),
     ({"axes": {"z": {}}}, r"\[axes.z\]: found no such dimension"),
     ({"axes": {"x": {"unit": "km"}}}, r"\[x\]: found unit 'm' in the data, 'km' in the source file"),
