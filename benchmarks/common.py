@@ -116,7 +116,7 @@ class Trainer:
         adapter = self.adapter
         source = Source(self.name, adapter, adapter.open(self.store, "train", train=True), self.batch, 1.0)
         data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
-        self.batches: Iterator[TokenBatch] = (data[i] for i in itertools.count())
+        self.batches: Iterator[TokenBatch] = (data[i].links[0] for i in itertools.count())
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
         self.average = Average(self.predictor.operator, self.train.ema)
         self.objective = registry.find("sciml.objectives", adapter.objective)

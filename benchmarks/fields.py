@@ -93,7 +93,7 @@ class Trainer:
         adapter = self.predictor.adapter("fields")
         source = Source("ns", adapter, adapter.open(self.store, "train", train=True), self.batch, 1.0)
         data = MicroBatches((source,), Schedule.make(self.seed, [1.0], 200_000), self.seed)
-        self.batches = (data[i] for i in itertools.count())
+        self.batches = (data[i].links[0] for i in itertools.count())
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
         self.objective = registry.find("sciml.objectives", adapter.objective)
 

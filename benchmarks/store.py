@@ -81,7 +81,7 @@ def reader_and_model(path: Path, batches: int = 40) -> tuple[float, float, float
     for times in (cold, warm):
         for i in range(batches):
             began = time.perf_counter()
-            batch = data[i]
+            batch = data[i].links[0]
             read = time.perf_counter()
             objective(predictor.operator(batch), batch).mean().backward()
             for optimizer in optimizers.values():

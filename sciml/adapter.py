@@ -100,6 +100,24 @@ class Meeting(Protocol):
 
 
 @runtime_checkable
+class Chained(Protocol):
+    """An adapter whose training may go on from its own answers (`sciml.chains`)."""
+
+    def stretches(self, store: Store, split: SplitName, steps: int, *, train: bool = False) -> Windows:
+        """Samples of `steps` + 1 states along ``time`` at equal distances; `train` as in `DomainAdapter.open`."""
+        ...
+
+
+@runtime_checkable
+class Restating(Protocol):
+    """An adapter whose batches can be asked the same from another present state."""
+
+    def restated(self, batch: TokenBatch, values: Tensor) -> TokenBatch:
+        """With these values as the state: its baseline and scale are made anew, truth and conditions stay."""
+        ...
+
+
+@runtime_checkable
 class Comparing(Protocol):
     """An adapter with metrics that compare samples: areas under ROC curves, means over classes."""
 

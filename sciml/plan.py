@@ -51,8 +51,8 @@ def measure_speed(run: Run, steps: int = CALIBRATION_STEPS) -> Speed:
         read = time.perf_counter()
         train_step(trial, operator, iter(own))
         taken[step] = time.perf_counter() - began, read - began
-        tokens += sum(b.values[..., 0].numel() for b in own)
-        samples += sum(b.num_segments for b in own)
+        tokens += sum(b.values[..., 0].numel() for each in own for b in each.links)
+        samples += sum(each.links[0].num_segments for each in own)
     whole, reading = taken[steps // 4:].mean(0)
     return Speed(float(whole), float(reading), tokens / steps, samples / steps)
 

@@ -44,11 +44,13 @@ class Named(Section):
 
 
 class SourceRecipe(Section):
-    """One store to train on: `batch` samples a micro-batch, drawn with probability proportional to `weight`."""
+    """One store to train on: `batch` samples a micro-batch, drawn with probability proportional to `weight`; chain: a
+    plug-in of `sciml.chains`, how far training goes on from its own answers before it is judged."""
 
     store: str
     batch: int = Field(default=4, ge=1)
     weight: float = Field(default=1.0, gt=0)
+    chain: Named = Named(name="direct")
     options: dict[str, Any] = Field(default_factory=dict)
 
 

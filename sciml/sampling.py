@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sciml.adapter import DomainAdapter, Windows
+from sciml.chains import Chain, cut
+from sciml.chains.direct import Direct
 from sciml.packing import collate
 from sciml.threads import one_thread
 from sciml.tokens import TokenBatch
@@ -27,6 +29,15 @@ class Source:
     windows: Windows
     batch: int
     weight: float
+    chain: Chain = field(default_factory=Direct)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples of one source: a batch for each link of its chain, one where nothing is chained."""
+
+    source: int
+    links: tuple[TokenBatch, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ def sample_keys(seed: int, source: int, size: int, earlier: int, batch: int) -> 
 
 
 @dataclass(frozen=True)
-class MicroBatches(Dataset[TokenBatch]):
+class MicroBatches(Dataset[MicroBatch]):
     """micro-step → this rank's encoded, collated share of its micro-batch."""
 
     sources: tuple[Source, ...]
@@ -70,24 +81,26 @@ class MicroBatches(Dataset[TokenBatch]):
     rank: int = 0
     world: int = 1
 
-    def __getitem__(self, micro_step: int) -> TokenBatch:
+    def __getitem__(self, micro_step: int) -> MicroBatch:
         with one_thread():
             return self._make(micro_step)
 
-    def _make(self, micro_step: int) -> TokenBatch:
+    def _make(self, micro_step: int) -> MicroBatch:
         which = int(self.schedule.source[micro_step])
         source = self.sources[which]
         keys = sample_keys(self.seed, which, len(source.windows), int(self.schedule.earlier[micro_step]), source.batch)
         share = source.batch // self.world
-        batches = []
+        links: list[list[TokenBatch]] = [[] for _ in source.chain.links]
         for epoch, index in keys[self.rank * share: (self.rank + 1) * share]:
             own = np.random.default_rng([SAMPLE, self.seed, which, epoch, index])
             common = np.random.default_rng([BATCH, self.seed, micro_step])
-            batches.append(source.adapter.encode(source.windows.draw(index, own, common)))
-        return collate(batches)
+            sample = source.windows.draw(index, own, common)
+            for batches, part in zip(links, cut(sample, source.chain.links)):
+                batches.append(source.adapter.encode(part))
+        return MicroBatch(which, tuple(map(collate, links)))
 
 
-def loader(data: MicroBatches, first: int, last: int, workers: int) -> Iterator[TokenBatch]:
+def loader(data: MicroBatches, first: int, last: int, workers: int) -> Iterator[MicroBatch]:
     """The micro-batches ``first ≤ m < last`` in order; with workers they are prepared ahead."""
     if first >= last:
         return iter(())

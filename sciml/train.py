@@ -1,7 +1,7 @@
 """Training: one loop in plain torch, exactly resumable. From file to loss in six hops:
 
     adapter.open(store, split) → windows.draw → adapter.encode → collate → operator → objective
-    `open_sources`               `MicroBatches.__getitem__`               `train_step`
+    `open_sources`               `MicroBatches.__getitem__`               `micro_losses`
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from sciml import checkpoint, optim, registry
-from sciml.adapter import Calibrated
+from sciml.adapter import Calibrated, Chained, DomainAdapter, Windows
+from sciml.chains import Chain, Going, chain_of, cut, reach
+from sciml.chains.direct import Direct
 from sciml.data.store import Store
 from sciml.distributed import Ranks
 from sciml.errors import InputError
@@ -31,11 +33,12 @@ from sciml.operator.compiled import compile_blocks, prepare_compiler
 from sciml.packing import alike, collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe, TrainRecipe
-from sciml.sampling import MicroBatches, Schedule, Source, loader
+from sciml.sampling import MicroBatch, MicroBatches, Schedule, Source, loader
 from sciml.tokens import Outputs, TokenBatch
 from sciml.traced import TracedGradients, form_of
 
 MAX_SKIPPED = 10
+CHAIN = 15  # what the stream of random numbers is for, as in sciml.sampling
 KEPT_CHECKPOINTS = 2
 
 
@@ -94,7 +97,9 @@ def traced_gradients(run: Run) -> dict[Any, TracedGradients]:
     prepare_compiler()
     made: dict[Any, TracedGradients] = {}
     for source in run.sources:
-        if not source.adapter.differentiate or run.ranks.world > 1 or run.recipe.train.precision == "bfloat16":
+        chained = source.chain.links != Direct().links
+        if not source.adapter.differentiate or chained or run.ranks.world > 1 or (
+                run.recipe.train.precision == "bfloat16"):
             continue
         sample = source.windows.draw(0, *(np.random.default_rng([0, 0]) for _ in range(2)))
         form = form_of(run.place(collate([source.adapter.encode(sample)] * source.batch)))
@@ -104,13 +109,14 @@ def traced_gradients(run: Run) -> dict[Any, TracedGradients]:
     return made
 
 
-def add_gradients(run: Run, operator: nn.Module, batch: TokenBatch) -> Tensor:
+def add_gradients(run: Run, operator: nn.Module, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     """Add a micro-batch's share to the gradients; returns its mean loss."""
     share = 1 / run.recipe.train.micro_batches
-    traced = run.traced.get(form_of(batch)) if run.traced else None
+    traced = run.traced.get(form_of(micro.links[0])) if run.traced else None
     if traced is not None:
-        return traced(batch, share)
-    loss = micro_losses(run, operator, batch).mean()
+        return traced(micro.links[0], share)
+    source = run.sources[micro.source]
+    loss = micro_losses(run, source, operator, micro.links, run.step / max(run.steps, 1), generator).mean()
     (loss * share).backward()
     return loss.detach()
 
@@ -127,23 +133,40 @@ def _double(operator: nn.Module) -> None:
 def open_sources(recipe: Recipe, predictor: Predictor, stores: Sequence[Store],
                  split: str = "train") -> tuple[Source, ...]:
     """The recipe's stores as sources of one split; training windows come with augmentation and random leads."""
-    return tuple(Source(store.meta.dataset, adapter, adapter.open(store, split, train=split == "train"),  # type: ignore[arg-type]
-                        entry.batch, entry.weight)
-                 for entry, store in zip(recipe.data, stores)
-                 for adapter in [predictor.adapter(store.meta.domain)])
+    sources = []
+    for entry, store in zip(recipe.data, stores):
+        adapter, chain = predictor.adapter(store.meta.domain), chain_of(entry.chain)
+        windows = _windows(adapter, store, split, chain)
+        sources.append(Source(store.meta.dataset, adapter, windows, entry.batch, entry.weight, chain))
+    return tuple(sources)
 
 
-def micro_losses(run: Run, operator: nn.Module, batch: TokenBatch) -> Tensor:
-    """``(S,)``: operator, derived heads, objective."""
-    adapter = run.predictor.adapter(batch.domain)
-    objective = registry.find("sciml.objectives", adapter.objective)
-    with autocast(run.recipe.train):
-        outputs = forward(adapter, operator, batch, create_graph=torch.is_grad_enabled())
-    outputs = Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
-    return objective(outputs, batch)
+def _windows(adapter: DomainAdapter, store: Store, split: Any, chain: Chain) -> Windows:
+    train = split == "train"
+    if reach(chain) == 1:
+        return adapter.open(store, split, train=train)
+    if not isinstance(adapter, Chained):
+        raise InputError("recipe", key="data.chain", found=type(chain).__name__.lower(),
+                         expected=f"direct: {adapter.name} is not trained along its own steps", fix="leave chain out")
+    return adapter.stretches(store, split, reach(chain), train=train)
 
 
-def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> dict[str, Any]:
+def micro_losses(run: Run, source: Source, operator: nn.Module, links: Sequence[TokenBatch], progress: float = 1.0,
+                 generator: torch.Generator | None = None) -> Tensor:
+    """``(S,)``: operator, derived heads, objective, along the source's chain."""
+    def answer(batch: TokenBatch) -> Outputs:
+        with autocast(run.recipe.train):
+            outputs = forward(source.adapter, operator, batch, create_graph=torch.is_grad_enabled())
+        return Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
+
+    return source.chain.losses(links, Going(source.adapter, answer, objective_of(source), progress, generator))
+
+
+def objective_of(source: Source) -> Callable[[Outputs, TokenBatch], Tensor]:
+    return registry.find("sciml.objectives", source.adapter.objective)
+
+
+def train_step(run: Run, operator: nn.Module, batches: Iterator[MicroBatch]) -> dict[str, Any]:
     """Accumulate over the step's micro-batches, clip, update; returns the line to log. Not finite: no update."""
     train, seed = run.recipe.train, run.recipe.seed
     torch.manual_seed(hash_seed(seed, run.step, run.ranks.rank))
@@ -153,9 +176,12 @@ def train_step(run: Run, operator: nn.Module, batches: Iterator[TokenBatch]) -> 
     losses: dict[str, list[float]] = {}
     samples = 0
     sources: tuple[str, ...] = ()
+    generator = torch.Generator().manual_seed(hash_seed(CHAIN, run.recipe.seed, run.step))
     for _ in range(train.micro_batches):
-        batch = run.place(next(batches))
-        loss = add_gradients(run, operator, batch)
+        micro = next(batches)
+        micro = MicroBatch(micro.source, tuple(map(run.place, micro.links)))
+        batch = micro.links[0]
+        loss = add_gradients(run, operator, micro, generator)
         losses.setdefault(batch.dataset, []).append(run.ranks.mean(float(loss)))
         samples += batch.num_segments * run.ranks.world
         sources += batch.sources
@@ -243,25 +269,26 @@ def micro_batches(run: Run) -> MicroBatches:
 
 @torch.no_grad()
 def validation_losses(run: Run, source: Source, count: int) -> tuple[float, float]:
-    """Mean objective over `count` windows spread evenly over the validation split, and that of the baseline alone."""
+    """Mean loss of the source's chain over `count` windows spread evenly over the validation split, and the baseline's.
+    """
     indices = np.unique(np.linspace(0, len(source.windows) - 1, count).round().astype(int))
     ours, floor = [], []
     with evaluating(run.predictor.operator):
         for start in range(0, len(indices), source.batch):
             rng = [np.random.default_rng([0, 0]) for _ in range(2)]
-            samples = [source.adapter.encode(source.windows.draw(int(i), *rng))
-                       for i in indices[start: start + source.batch]]
-            for some in alike(samples):
-                batch = run.place(collate(some))
+            parts = [cut(source.windows.draw(int(i), *rng), source.chain.links)
+                     for i in indices[start: start + source.batch]]
+            for some in zip(*(alike([source.adapter.encode(part) for part in link]) for link in zip(*parts))):
+                links = [run.place(collate(link)) for link in some]
                 with torch.set_grad_enabled(bool(source.adapter.differentiate)):
-                    ours.append(micro_losses(run, run.predictor.operator, batch).detach())
-                floor.append(baseline_losses(source, batch))
+                    ours.append(micro_losses(run, source, run.predictor.operator, links).detach())
+                floor.append(baseline_losses(source, links))
     return float(torch.cat(ours).mean()), float(torch.cat(floor).mean())
 
 
-def baseline_losses(source: Source, batch: TokenBatch) -> Tensor:
-    """``(S,)``: the objective where every head says zero, which is the baseline's prediction."""
-    return registry.find("sciml.objectives", source.adapter.objective)(zero_outputs(batch), batch)
+def baseline_losses(source: Source, links: Sequence[TokenBatch]) -> Tensor:
+    """``(S,)``: the chain's loss where every head says zero, which is the baseline's prediction."""
+    return source.chain.losses(links, Going(source.adapter, zero_outputs, objective_of(source)))
 
 
 def _select(run: Run, log: _Log) -> None:

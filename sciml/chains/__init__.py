@@ -1,0 +1,125 @@
+"""How far training goes on from its own answers before it is judged: one step, or a chain of them.
+
+A chain is a module here (or an entry point in the group ``sciml.chains``) whose ``PLUGIN`` is a frozen dataclass made
+from the options a recipe gives it (``data: [{store: …, chain: {unrolled: {steps: 4}}}]``). A sample of a chain is a
+stretch of states at equal distances; the chain says which pairs of them become batches, its links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sciml import registry
+from sciml.adapter import DomainAdapter, Restating, Sample
+from sciml.errors import InputError
+from sciml.recipe import Named
+from sciml.tokens import Outputs, State, TokenBatch
+
+CHAINS = "sciml.chains"
+
+
+class Chain(Protocol):
+    """links: pairs (i, j) of a stretch's states, each a question from state i about state j; the first one is where the
+    chain starts. ``((0, 1),)`` needs no stretch: any sample of the domain is one link."""
+
+    @property
+    def links(self) -> tuple[tuple[int, int], ...]: ...
+
+    def losses(self, links: Sequence[TokenBatch], going: Going) -> Tensor:
+        """``(S,)`` per sample, from the batches of the links."""
+        ...
+
+
+@dataclass(frozen=True)
+class Going:
+    """What a chain goes on with: the operator's answer and its objective, and how far training is (0 to 1).
+
+    generator: of what is drawn; without one (in validation) nothing is, and the chain is as hard as it gets.
+    """
+
+    adapter: DomainAdapter
+    forward: Callable[[TokenBatch], Outputs]
+    objective: Callable[[Outputs, TokenBatch], Tensor]
+    progress: float = 1.0
+    generator: torch.Generator | None = None
+
+    def onward(self, batch: TokenBatch, outputs: Outputs, link: TokenBatch) -> TokenBatch:
+        """The question of the next link, from the predicted state instead of its true one."""
+        moved = self.adapter.advance(State(batch), outputs).batch
+        return replace(link, values=moved.values, targets={
+            head: replace(moved.targets[head], value=target.value, mask=target.mask)
+            for head, target in link.targets.items()})
+
+    def perturbed(self, batch: TokenBatch, noise: float) -> TokenBatch:
+        """With white noise on the state, `noise` times what the baseline misses in a step; the truth stays.
+
+        Source: Sanchez-Gonzalez et al., "Learning to simulate complex physics with graph networks", ICML 2020.
+        """
+        if not noise or self.generator is None:
+            return batch
+        if not isinstance(self.adapter, Restating):
+            raise InputError("recipe", key="chain.noise", found=f"domain {self.adapter.name}",
+                             expected="a domain whose state can be replaced", fix="leave the noise out")
+        (target,) = batch.targets.values()
+        drawn = noise * torch.randn(batch.values.shape, generator=self.generator).to(batch.values)
+        missed = target.predict(drawn) - target.predict(torch.zeros_like(drawn))
+        return self.adapter.restated(batch, batch.values + missed)
+
+    def drawn(self, count: int) -> int:
+        """One of 1 … count; count if nothing is drawn."""
+        return count if self.generator is None else int(torch.randint(count, (1,), generator=self.generator)) + 1
+
+
+def chain_of(named: Named, *, where: object = "recipe") -> Chain:
+    """The chain of a name with its options. Raises `InputError` for what it doesn't have."""
+    kind = registry.find(CHAINS, named.name, where=where)
+    try:
+        made: Chain = kind(**named.options)
+    except (TypeError, ValueError) as error:
+        raise InputError(where, key=f"chain.{named.name}", found=dict(named.options), expected=str(error),
+                         fix="see docs/fields.md, Chains") from None
+    return made
+
+
+def reach(chain: Chain) -> int:
+    """How many steps a sample spans."""
+    return max(j for _, j in chain.links)
+
+
+def cut(sample: Sample, links: Sequence[tuple[int, int]]) -> list[Sample]:
+    """The samples of the links: states i and j of a stretch, with all else that there is of it.
+
+    >>> import xarray as xr
+    >>> [list(part["u"].values) for part in cut(xr.Dataset({"u": ("time", [5, 6, 7])}), [(0, 1), (0, 2)])]
+    [[5, 6], [5, 7]]
+    """
+    return [sample] if tuple(links) == ((0, 1),) else [sample.isel(time=[i, j]) for i, j in links]
+
+
+def consecutive(steps: int) -> tuple[tuple[int, int], ...]:
+    """The links of `steps` steps one after the other. Raises ValueError unless there is at least one."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError("steps: a whole number of at least 1")
+    return tuple((i, i + 1) for i in range(steps))
+
+
+def grown(steps: int, curriculum: float, progress: float) -> int:
+    """Steps at this share of the training: from 1 to `steps` over the first `curriculum` of it.
+
+    >>> [grown(4, 0.5, progress) for progress in (0.0, 0.2, 0.49, 0.5, 1.0)]
+    [1, 2, 4, 4, 4]
+    """
+    return steps if progress >= curriculum else min(steps, 1 + int(steps * progress / curriculum))
+
+
+def check_share(**shares: float) -> None:
+    """Raises ValueError unless each is a number of at least 0 and at most 1."""
+    for name, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{name}: a number from 0 to 1")
+
