@@ -53,8 +53,9 @@ def record_order(path: Path) -> None:
     def step(run: Any, operator: Any, batches: Any) -> Any:
         def listened() -> Any:
             for micro, batch in enumerate(batches):
+                first = batch.links[0]
                 with open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps([run.step, micro, batch.dataset, batch.sources]) + "\n")
+                    file.write(json.dumps([run.step, micro, first.dataset, first.sources]) + "\n")
                 yield batch
         return original(run, operator, listened())
 
