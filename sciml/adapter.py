@@ -103,8 +103,10 @@ class Meeting(Protocol):
 class Chained(Protocol):
     """An adapter whose training may go on from its own answers (`sciml.chains`)."""
 
-    def stretches(self, store: Store, split: SplitName, steps: int, *, train: bool = False) -> Windows:
-        """Samples of `steps` + 1 states along ``time`` at equal distances; `train` as in `DomainAdapter.open`."""
+    def stretches(self, store: Store, split: SplitName, steps: int, *, train: bool = False,
+                  spans: Sequence[int] = (1,)) -> Windows:
+        """Samples of `steps` + 1 states along ``time`` at equal distances; `train` as in `DomainAdapter.open`. spans:
+        multiples of the distance that will be asked about. Raises `InputError` where none fits."""
         ...
 
 

@@ -148,7 +148,7 @@ def _windows(adapter: DomainAdapter, store: Store, split: Any, chain: Chain) -> 
     if not isinstance(adapter, Chained):
         raise InputError("recipe", key="data.chain", found=type(chain).__name__.lower(),
                          expected=f"direct: {adapter.name} is not trained along its own steps", fix="leave chain out")
-    return adapter.stretches(store, split, reach(chain), train=train)
+    return adapter.stretches(store, split, reach(chain), train=train, spans=sorted({j - i for i, j in chain.links}))
 
 
 def micro_losses(run: Run, source: Source, operator: nn.Module, links: Sequence[TokenBatch], progress: float = 1.0,

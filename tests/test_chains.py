@@ -1,0 +1,204 @@
+"""Chains: how far training goes on from its own answers before it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain.workflow import new_predictor, pretrain
+from sciml import registry
+from sciml.adapter import DomainAdapter
+from sciml.chains import CHAINS, Going, chain_of, cut, reach
+from sciml.data.store import Store
+from sciml.errors import InputError
+from sciml.evaluate import zero_outputs
+from sciml.packing import collate
+from sciml.predictor import Predictor, forward
+from sciml.recipe import Named, Recipe
+from sciml.sampling import MicroBatches, Schedule
+from sciml.tokens import Outputs, TokenBatch
+from sciml.train import open_sources
+from tests.e2e import tiny
+
+DRAWS: tuple[Any, Any] = (np.random.default_rng(0), np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return tiny.navier_stokes(tmp_path_factory.mktemp("chains") / "ns.zarr", name="ns")
+
+
+def recipe(store: Store, chain: object = "direct", **train: Any) -> Recipe:
+    plain = tiny.recipe(store.url, **train).model_dump(mode="json")
+    plain["data"][0]["chain"] = chain
+    plain["domains"] = {"fields": {**plain["domains"].get("fields", {}), "leads": [1, 2], "augment": []}}
+    return Recipe.model_validate(plain)
+
+
+@pytest.fixture(scope="module")
+def predictor(store: Store) -> Predictor:
+    """An operator that says something: heads start at zero."""
+    made = new_predictor(recipe(store), [store])
+    torch.manual_seed(0)
+    for parameter in made.operator.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return made
+
+
+@pytest.fixture(scope="module")
+def links(store: Store, predictor: Predictor) -> Callable[..., tuple[TokenBatch, ...]]:
+    def make(chain: Any) -> tuple[TokenBatch, ...]:
+        adapter: Any = predictor.adapter("fields")
+        windows = adapter.stretches(store, "train", reach(chain), spans=sorted({j - i for i, j in chain.links}))
+        parts = [cut(windows.draw(i, *DRAWS), chain.links) for i in range(2)]
+        return tuple(collate([adapter.encode(part) for part in link]) for link in zip(*parts))
+    return make
+
+
+def going(predictor: Predictor, answer: Callable[[TokenBatch], Outputs] | None = None, **options: Any) -> Going:
+    adapter: DomainAdapter = predictor.adapter("fields")
+    objective = registry.find("sciml.objectives", "mse")
+    return Going(adapter, answer or (lambda batch: forward(adapter, predictor.operator, batch)), objective, **options)
+
+
+def gradients(predictor: Predictor, losses: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(losses.mean(), list(predictor.operator.parameters()), allow_unused=True)
+    return [slope for slope in found if slope is not None]
+
+
+def made(name: str, **options: Any) -> Any:
+    return chain_of(Named(name=name, options=options))
+
+
+@pytest.mark.parametrize("name", registry.names(CHAINS))
+def test_every_chain_judges_each_sample_and_has_a_gradient(predictor: Predictor, links: Any, name: str) -> None:
+    chain = made(name)
+    losses = chain.losses(links(chain), going(predictor))
+    assert losses.shape == (2,)
+    assert bool((losses > 0).all())
+    assert any(bool((slope != 0).any()) for slope in gradients(predictor, losses))
+
+
+def test_one_unrolled_step_is_direct(predictor: Predictor, links: Any) -> None:
+    one, direct = made("unrolled", steps=1), made("direct")
+    torch.testing.assert_close(one.losses(links(one), going(predictor)), direct.losses(links(direct), going(predictor)),
+                               rtol=0, atol=0)
+
+
+def test_unrolled_steps_are_those_of_a_rollout(store: Store, predictor: Predictor, links: Any) -> None:
+    chain = made("unrolled", steps=3, discount=0.5)
+    given = links(chain)
+    adapter: Any = predictor.adapter("fields")
+    rolled = [predictor.rollout(adapter.stretches(store, "train", 3).draw(i, *DRAWS), 3) for i in range(2)]
+    scaling = adapter.datasets["ns"].states["vorticity"]
+    expected = []
+    for sample, frames in enumerate(rolled):
+        answers = (frames["vorticity"].values - scaling.center) / scaling.scale
+        truths = [link.targets["state"].value[sample, ..., 0].numpy() for link in given]
+        each = [float(np.mean((answer - truth) ** 2)) for answer, truth in zip(answers, truths)]
+        expected.append((each[0] + each[1] / 2 + each[2] / 4) / 1.75)
+    with torch.no_grad():
+        np.testing.assert_allclose(chain.losses(given, going(predictor)).numpy(), expected, rtol=2e-4)
+
+
+def test_the_gradient_of_a_pushforward_is_that_of_its_last_step(predictor: Predictor, links: Any) -> None:
+    chain = made("pushforward", steps=2)
+    first, second = links(chain)
+    on = going(predictor)
+    with torch.no_grad():
+        pushed = on.onward(first, on.forward(first), second)
+    assert not torch.allclose(pushed.values, second.values)
+    expected = gradients(predictor, on.objective(on.forward(pushed), pushed))
+    for ours, theirs in zip(gradients(predictor, chain.losses((first, second), on)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_an_operator_that_says_nothing_is_consistent(predictor: Predictor, links: Any) -> None:
+    """Persistence: a jump of two lead times is two jumps of one."""
+    silent, given = going(predictor, zero_outputs), links(made("semigroup"))
+    heavy, none = (made("semigroup", weight=w).losses(given, silent) for w in (1.0, 0.0))
+    torch.testing.assert_close(heavy, none, rtol=0, atol=0)
+    ours = going(predictor)
+    assert bool((made("semigroup", weight=1.0).losses(given, ours) > made("semigroup", weight=0.0).losses(given, ours))
+                .all())
+
+
+def test_noise_is_drawn_in_training_alone(predictor: Predictor, links: Any) -> None:
+    chain, clean = made("direct", noise=0.5), made("direct")
+    given = links(chain)
+
+    def losses(chain: Any, seed: int | None) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        found: Tensor = chain.losses(given, going(predictor, generator=generator)).detach()
+        return found
+
+    assert torch.equal(losses(chain, None), losses(clean, 1))
+    assert torch.equal(losses(chain, 1), losses(chain, 1))
+    assert not torch.equal(losses(chain, 1), losses(chain, 2))
+
+
+def test_a_perturbed_state_is_asked_about_the_same_truth(predictor: Predictor, links: Any) -> None:
+    """With a silent operator the loss of persistence grows by the variance of the noise: noise² in residual scales."""
+    (batch,) = links(made("direct"))
+    on = going(predictor, zero_outputs, generator=torch.Generator().manual_seed(0))
+    moved = on.perturbed(batch, 0.5)
+    assert torch.equal(moved.targets["state"].value, batch.targets["state"].value)
+    added = ((moved.values - batch.values) / batch.targets["state"].scale).std()
+    assert abs(float(added) - 0.5) < 0.05
+    torch.testing.assert_close(moved.targets["state"].baseline, moved.values)
+
+
+def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> None:
+    grown, direct = made("unrolled", steps=3, curriculum=0.5), made("direct")
+    given = links(grown)
+    early = grown.losses(given, going(predictor, progress=0.0))
+    torch.testing.assert_close(early, direct.losses(given[:1], going(predictor)), rtol=0, atol=0)
+    late = grown.losses(given, going(predictor, progress=0.5))
+    assert torch.equal(late, made("unrolled", steps=3).losses(given, going(predictor)))
+
+
+@pytest.mark.parametrize(("chain", "message"), [
+    ("unroled", r"found 'unroled'; expected one of: .*unrolled"),
+    ({"unrolled": {"steps": 0}}, r"chain.unrolled.*steps: a whole number of at least 1"),
+    ({"unrolled": {"depth": 2}}, r"chain.unrolled.*unexpected keyword argument 'depth'"),
+    ({"direct": {"noise": 3}}, r"chain.direct.*noise: a number from 0 to 1"),
+    ({"unrolled": {"steps": 40}}, r"expected 40 equal steps"),
+])
+def test_a_wrong_chain_is_refused(store: Store, predictor: Predictor, chain: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_sources(recipe(store, chain), predictor, [store])
+
+
+def test_a_domain_without_stretches_says_so(tmp_path: Path) -> None:
+    panel = tiny.panel(tmp_path)
+    plain = tiny.recipe(panel.url).model_dump(mode="json")
+    plain["data"][0]["chain"] = {"unrolled": {"steps": 2}}
+    chosen = Recipe.model_validate(plain)
+    with pytest.raises(InputError, match="series is not trained along its own steps"):
+        open_sources(chosen, new_predictor(chosen, [panel]), [panel])
+
+
+def test_micro_batches_of_a_chain_have_its_links(store: Store, predictor: Predictor) -> None:
+    sources = open_sources(recipe(store, {"unrolled": {"steps": 2}}), predictor, [store])
+    micro = MicroBatches(sources, Schedule.make(0, [1.0], 4), 0)[1]
+    assert len(micro.links) == 2
+    first, second = micro.links
+    truth = first.targets["state"].value
+    assert first.sources != second.sources or len(truth) == len(second.values)
+    assert torch.equal(truth, second.values)
+
+
+def test_training_along_a_chain_is_exactly_repeatable(store: Store, tmp_path: Path) -> None:
+    chosen = recipe(store, {"unrolled": {"steps": 2, "noise": 0.1, "curriculum": 0.5}}, steps=4)
+    states = []
+    for name in ("a", "b"):
+        pretrain(chosen, tmp_path / name)
+        states.append((tmp_path / name / "train.jsonl").read_text())
+    strip = [[line.split('"seconds"')[0] for line in text.splitlines()] for text in states]
+    assert strip[0] == strip[1]
