@@ -45,6 +45,16 @@ def test_two_ranks_train_as_one(run_job: Job, plan: dict[str, Any], tmp_path: Pa
     assert [a[3] + b[3] for a, b in zip(first, second)] == [row[3] for row in alone]
 
 
+def test_two_ranks_train_a_chain_as_one(run_job: Job, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Several calls of the wrapped operator before one backward pass."""
+    chained = {**plan, "data": [{**plan["data"][0], "chain": {"unrolled": {"steps": 3}}}],
+               "train": {**plan["train"], "steps": 4}}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_job(do="train", recipe=chained, folder=str(one), order=str(tmp_path / "alone")) == 0
+    assert run_job(do="train", recipe=chained, folder=str(two), order=str(tmp_path / "rank"), ranks=2) == 0
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+
+
 def test_two_ranks_go_on_after_a_kill(run_job: Job, plan: dict[str, Any], tmp_path: Path) -> None:
     short = {**plan, "train": {**plan["train"], "steps": 6}}
     job = {"do": "train", "recipe": short, "ranks": 2}
