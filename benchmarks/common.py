@@ -118,7 +118,7 @@ class Trainer:
         data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
         self.batches: Iterator[TokenBatch] = (data[i].links[0] for i in itertools.count())
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
-        self.average = Average(self.predictor.operator, self.train.ema)
+        self.average = Average(self.predictor.operator, self.train.ema) if self.train.ema else None
         self.objective = registry.find("sciml.objectives", adapter.objective)
         self.failed = False
 
@@ -145,14 +145,16 @@ class Trainer:
             nn.utils.clip_grad_norm_(operator.parameters(), self.train.clip)
             for optimizer in self.optimizers.values():
                 optimizer.step()
-            self.average.update(operator)
+            if self.average is not None:
+                self.average.update(operator)
             self.failed = not bool(torch.isfinite(loss))
             self.step += 1
             self.used += time.process_time() - began
 
     def averaged(self) -> Predictor:
-        """The predictor, from now on with the averaged weights."""
-        self.predictor.operator.load_state_dict(self.average.weights)
+        """The predictor, from now on with the averaged weights if they are averaged."""
+        if self.average is not None:
+            self.predictor.operator.load_state_dict(self.average.weights)
         return self.predictor
 
 

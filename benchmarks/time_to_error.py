@@ -8,16 +8,17 @@ FNO trains for SCIML_BENCH_MINUTES (default 4; half of that at 128²) on a sched
 validation error of both: a ratio of at most 1 says that ours needs at most half the time. ``equal_error`` is the
 training time at which each first had, on 32 validation pairs, the best error that FNO of the same seed ever had.
 
-Models, samples, loss and clocks are those of `benchmarks/fields.py`; each model is tuned on a tenth of its own budget,
-by validation: three learning rates at a middle batch, then a smaller and a larger batch. All seeds of both models train
-in turns over the same stretch of time, on one thread each and on the clock of the processor, so that other work on the
-machine delays the run and not the models; validation is on nobody's clock. Curves: results/time_to_error_<side>.csv.
+Models, samples, loss and clocks are those of `benchmarks/fields_peers.py`; each model is tuned on a tenth of its own
+budget, by validation: three learning rates at a middle batch, then a smaller and a larger batch. All seeds of both
+models train in turns over the same stretch of time, on one thread each and on the clock of the processor, so that other
+work on the machine delays the run and not the models; validation is on nobody's clock. Curves:
+results/time_to_error_<side>.csv.
 """
 
 from __future__ import annotations
 
 import csv
-import time
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +27,24 @@ from typing import Any
 import click
 import numpy as np
 
-from sciml.assets import benchmark, dataset
+from sciml.assets import benchmark, config, dataset
 from sciml.cli.bench import load_script
 from sciml.data.build import build
 from sciml.data.source import SourceSpec, read_source
 from sciml.data.split_config import GroupSplit
 from sciml.data.store import Store, open_store
+from sciml.recipe import Recipe, load_recipe
 from sciml.report.bench import Bench, Row
 
-fields = load_script(benchmark("fields"))
+common = load_script(benchmark("common"))
+peers = load_script(benchmark("fields_peers"))
 
+MINUTES = float(os.environ.get("SCIML_BENCH_MINUTES", "4"))
 SEEDS = (0, 1, 2)
 OUR_SHARE = 0.5
 POINTS, PAIRS, FINAL_PAIRS = 20, 32, 96
 KINDS = ("sciml", "fno")
-RATES = {"sciml": fields.OUR_RATES, "fno": fields.FNO_RATES}
+RATES = {"sciml": peers.OUR_RATES, "fno": peers.RATES}
 PEER = "neuraloperator_fno"
 
 Curve = list[tuple[float, float]]
@@ -61,10 +65,10 @@ class Setting:
 
     def seconds(self, kind: str) -> float:
         """Of training: FNO's budget, or our share of it."""
-        return float(60 * fields.MINUTES * self.share * (OUR_SHARE if kind == "sciml" else 1.0))
+        return float(60 * MINUTES * self.share * (OUR_SHARE if kind == "sciml" else 1.0))
 
 
-SETTINGS = (Setting(64, 1.0, (4, 2, 8), fields.STORE),
+SETTINGS = (Setting(64, 1.0, (4, 2, 8), Path("stores/bench/navier_stokes.zarr")),
             Setting(128, 0.5, (2, 1, 4), Path("stores/bench/navier_stokes_128.zarr")))
 
 
@@ -86,18 +90,21 @@ def store_of(setting: Setting) -> Store:
     return build(source_of(setting), str(setting.path))
 
 
+def recipe() -> Recipe:
+    return load_recipe(config("navier_stokes"))
+
+
 def tuned(setting: Setting, store: Store) -> dict[str, tuple[int, float]]:
     """The best (batch, learning rate) of each model on a tenth of its budget, by validation."""
     middle, *others = setting.batches
     errors: dict[str, dict[tuple[int, float], float]] = {kind: {} for kind in KINDS}
 
     def train(grid: Sequence[tuple[str, int, float]]) -> None:
-        trainers = [fields.trainer(kind, store, b, rate, setting.seconds(kind) / 10, 0, 1,
-                                   time.process_time)
+        trainers = [peers.trainer(kind, (rate, b), recipe(), store, setting.seconds(kind) / 10)
                     for kind, b, rate in grid]
-        fields.train_together(trainers)
+        common.train_together(trainers)
         for (kind, b, rate), each in zip(grid, trainers):
-            errors[kind][b, rate] = each.validation(FINAL_PAIRS)
+            errors[kind][b, rate] = peers.validation(each, FINAL_PAIRS)
             click.echo(f"tuning {kind} at {setting.side}²: batch {b}, rate {rate:g}, {each.step} steps, "
                        f"validation {errors[kind][b, rate]:.4f}", err=True)
 
@@ -118,7 +125,7 @@ def train_in_turns(trainers: Sequence[Any]) -> list[Curve]:
         for each, curve in zip(trainers, curves):
             if each.used < each.seconds and not each.failed:
                 each.advance(each.seconds / POINTS)
-                curve.append((each.used, each.validation(PAIRS)))
+                curve.append((each.used, peers.validation(each, PAIRS)))
     return curves
 
 
@@ -140,8 +147,7 @@ def measure(bench: Bench, setting: Setting) -> None:
     store = store_of(setting)
     chosen = tuned(setting, store)
     click.echo(f"chosen on validation at {setting.side}²: {chosen}", err=True)
-    trainers = {(kind, seed): fields.trainer(kind, store, *chosen[kind], setting.seconds(kind), seed, 1,
-                                            time.process_time)
+    trainers = {(kind, seed): peers.trainer(kind, chosen[kind][::-1], recipe(), store, setting.seconds(kind), seed)
                 for seed in SEEDS for kind in KINDS}
     curves = dict(zip(trainers, train_in_turns(list(trainers.values()))))
     write_curves(bench.place / f"time_to_error_{setting.side}.csv", curves)
@@ -152,7 +158,7 @@ def measure(bench: Bench, setting: Setting) -> None:
     add(bench, setting, "half_the_time/steps", "steps",
         [(trainers["sciml", seed].step, trainers["fno", seed].step) for seed in SEEDS])
     add(bench, setting, "half_the_time/validation_relative_l2", "1",
-        [(trainers["sciml", seed].validation(FINAL_PAIRS), trainers["fno", seed].validation(FINAL_PAIRS))
+        [tuple(peers.validation(trainers[kind, seed], FINAL_PAIRS) for kind in KINDS)  # type: ignore[misc]
          for seed in SEEDS])
 
 
