@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.recipe import Named
 from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
 Sample = xr.Dataset
@@ -116,6 +117,17 @@ class Restating(Protocol):
 
     def restated(self, batch: TokenBatch, values: Tensor) -> TokenBatch:
         """With these values as the state: its baseline and scale are made anew, truth and conditions stay."""
+        ...
+
+
+@runtime_checkable
+class Solving(Protocol):
+    """An adapter whose states a solver of `sciml.solvers` can advance."""
+
+    def solved(self, batch: TokenBatch, solver: Named) -> Tensor:
+        """The state one lead after the batch's, as the equation has it: normalised like values, differentiable.
+
+        Raises `InputError` if the data set isn't what the solver solves."""
         ...
 
 

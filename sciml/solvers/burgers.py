@@ -1,0 +1,22 @@
+"""One-dimensional Burgers, periodic: the stores of that builder."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sciml.data.builders.burgers import step
+from sciml.errors import InputError
+from sciml.solvers import Given, need
+
+
+def advance(given: Given, dt: float) -> dict[str, Tensor]:
+    """By as many steps as the fastest state of the batch needs."""
+    (viscosity,) = need(given, "parameters", "viscosity")
+    if len(given.periods) != 1 or len(given.states) != 1:
+        raise InputError("solver burgers", found=f"states {list(given.states)}, periods {given.periods}",
+                         expected="one state on one periodic axis", fix="choose the solver of the data set's builder")
+    ((name, state),) = given.states.items()
+    return {name: step(state[..., None], dt, viscosity=viscosity, length=given.periods[0])[..., 0]}
+
+
+PLUGIN = advance

@@ -1,0 +1,26 @@
+"""Gray–Scott, Fisher–KPP and Allen–Cahn: the stores of the builder `reaction_diffusion`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sciml.data.builders.reaction_diffusion import KINETICS, Model, step
+from sciml.errors import InputError
+from sciml.solvers import Given, need
+
+
+def advance(given: Given, dt: float, *, model: Model = "gray_scott",
+            max_step: float | None = None) -> dict[str, Tensor]:
+    """model: an option of the builder that its stores don't repeat."""
+    if model not in KINETICS:
+        raise InputError("solver reaction_diffusion", key="model", found=model,
+                         expected=f"one of {', '.join(KINETICS)}", fix="correct the name")
+    names = tuple(KINETICS[model].states)
+    parameters = dict(zip(KINETICS[model].parameters, need(given, "parameters", *KINETICS[model].parameters)))
+    later = step(torch.stack(need(given, "states", *names), -1), dt, model=model, length=given.periods[0],
+                 max_step=max_step, **parameters)
+    return dict(zip(names, later.unbind(-1)))
+
+
+PLUGIN = advance
