@@ -45,6 +45,19 @@ class PatchStem(nn.Module):
 
     def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor:
         """``(B, *lattice / sizes, width)``; the lattice must be a multiple of `sizes`."""
+        x, columns = self._inputs(batch)
+        taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
+        kernel = torch.einsum("ow,pwk,ck->opc", self.widen.weight, taps, columns) / taps.shape[0]
+        tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
+        return tokens + self._identities(batch, tokens)
+
+    def columns(self, batch: TokenBatch) -> Tensor:
+        """``(B, *lattice, stem_width)``: what is known of every cell, before patches are made."""
+        x, columns = self._inputs(batch)
+        return x @ columns
+
+    def _inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """``(B, *lattice, c)`` of all that is known of a cell, and the columns ``(c, stem_width)`` of it."""
         inputs, columns = [batch.values], [self.values(batch.channels)]
         if batch.observed is not None:
             inputs.append((~batch.observed).to(batch.values.dtype).expand_as(batch.values))
@@ -52,11 +65,7 @@ class PatchStem(nn.Module):
         for name, value in batch.conditions.lattice.items():
             inputs.append(value.expand(batch.values.shape[:-1])[..., None])
             columns.append(self.given([name]))
-        x = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
-        taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
-        kernel = torch.einsum("ow,pwk,ck->opc", self.widen.weight, taps, torch.cat(columns)) / taps.shape[0]
-        tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
-        return tokens + self._identities(batch, tokens)
+        return (torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]), torch.cat(columns)
 
     def _identities(self, batch: TokenBatch, tokens: Tensor) -> Tensor:
         total = tokens.new_zeros(())
