@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sciml.data import ragged, units
+from sciml.data import ragged, rhythm, units
 from sciml.data.conventions import convention_of
 from sciml.data.schema import AxisMeta, Role, Variable
 from sciml.data.source import SourceAxis, SourceSpec, SourceVariable
@@ -91,14 +91,14 @@ def describe_variables(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) ->
                                    long_name=given.long_name or str(array.attrs.get("long_name", "")),
                                    vector=given.vector or str(array.attrs.get("vector", "")),
                                    along=given.along or tuple(str(array.attrs.get("along", "")).split()))
-        _check_components(spec, name, described[name])
+        _check_components(spec, name, described[name], tuple(str(d) for d in dataset.dims if d != group_dim))
     return described
 
 
-def _check_components(spec: SourceSpec, name: str, variable: Variable) -> None:
-    if bool(variable.vector) != bool(variable.along) or not set(variable.along) <= set(variable.dims):
+def _check_components(spec: SourceSpec, name: str, variable: Variable, dims: tuple[str, ...]) -> None:
+    if bool(variable.vector) != bool(variable.along) or not set(variable.along) <= set(dims):
         raise InputError(spec.name, key=name, found=f"vector {variable.vector!r} along {variable.along}",
-                         expected=f"the name of a vector, and which of {variable.dims} this is its component along",
+                         expected=f"the name of a vector, and which of {dims} this is its component along",
                          fix=f"in the source file: variables: {{{name}: {{vector: velocity, along: [x]}}}}")
 
 
@@ -139,8 +139,8 @@ def describe_axes(dataset: xr.Dataset, spec: SourceSpec, group_dim: str,
     the members that they are of.
 
     Raises `InputError` on coordinates that are missing, not finite, repeated, reversed or out of order, on uneven time
-    (unless ``uniform: false``), on an endpoint that repeats the first point of a period, on units that are missing or
-    contradictory.
+    (unless ``uniform: false``, or a reader was told to keep it; months are even), on an endpoint that repeats the first
+    point of a period, on units that are missing or contradictory.
     """
     dims = dict.fromkeys(str(d) for array in dataset.data_vars.values() for d in array.dims)
     dims |= dict.fromkeys(str(d) for d in dataset.dims if uneven and d in dataset.coords)
@@ -161,7 +161,12 @@ def _axis(dataset: xr.Dataset, spec: SourceSpec, dim: str) -> AxisMeta:
             twice = next(v for v in labels if labels.count(v) > 1)
             raise InputError(spec.name, key=dim, found=f"member {twice!r} twice", expected="each member once",
                              fix="rename or drop one")
-        return AxisMeta(kind="set", unit=given.unit or "1")
+        places = tuple(name for name in (f"{dim}_{axis}" for axis in "xyz") if name in dataset.coords)
+        lengths = {str(dataset.coords[name].attrs.get("units", "")) for name in places}
+        if len(lengths) > 1 or "" in lengths:
+            raise InputError(spec.name, key=", ".join(places), found=f"units {sorted(lengths)}",
+                             expected="one unit of length", fix="give the coordinates their unit")
+        return AxisMeta(kind="set", unit=given.unit or next(iter(lengths), "1"), places=places)
     unit = given.unit or coord.attrs.get("units") or ("s" if values.dtype.kind == "M" else None)
     if values.dtype.kind != "M":
         unit = _axis_unit(spec, dim, given.unit, coord.attrs.get("units"))
@@ -173,7 +178,7 @@ def _axis(dataset: xr.Dataset, spec: SourceSpec, dim: str) -> AxisMeta:
                          expected="one period", fix="correct the source file")
     period = given.period if given.period is not None else None if found is None else float(found)
     check_ascending(spec, dim, values, period)
-    if kind == "time" and given.uniform:
+    if kind == "time" and given.uniform and coord.attrs.get("freq") != rhythm.IRREGULAR:
         _uniform(spec, dim, values)
     return AxisMeta(kind=kind, unit=str(unit), period=period)
 
@@ -231,7 +236,7 @@ def _ascends(spec: SourceSpec, dim: str, values: np.ndarray) -> None:
 
 def _uniform(spec: SourceSpec, dim: str, values: np.ndarray) -> None:
     steps = np.diff(_numbers(values))
-    if not len(steps) or _even(steps, values):
+    if not len(steps) or _even(steps, values) or rhythm.calendar(values):
         return
     usual = float(np.median(steps))
     at = int(np.argmax(np.abs(steps - usual) > UNIFORM * usual))
@@ -253,7 +258,7 @@ def time_step(dataset: xr.Dataset, axes: dict[str, AxisMeta]) -> float | None:
         return None
     values = np.asarray(dataset.coords[dim].values)
     steps = np.diff(_numbers(values))
-    if not _even(steps, values):
+    if not _even(steps, values) or dataset.coords[dim].attrs.get("freq") == rhythm.IRREGULAR:
         return None
     step = float(_numbers(values)[-1] - _numbers(values)[0]) / len(steps)
     per = units.seconds_per(axes[dim].unit, where=dim, key="unit") if values.dtype.kind == "M" else 1.0

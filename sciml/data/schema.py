@@ -41,11 +41,13 @@ class Variable(Section):
 
 
 class AxisMeta(Section):
-    """A dimension: its unit and, if periodic, the period in that unit. kind as in ``sciml.tokens.Axis``."""
+    """A dimension: its unit and, if periodic, the period in that unit. kind as in ``sciml.tokens.Axis``. places: of a
+    set of points the coordinates along it that say where they are, in this unit; its members then have no identity."""
 
     kind: Literal["space", "time", "set"]
     unit: str
     period: float | None = None
+    places: tuple[str, ...] = ()
 
 
 class Block(Section):
@@ -157,14 +159,15 @@ def paced(variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta], ragge
 
 
 def identity_dim(variable: Variable, axes: Mapping[str, AxisMeta]) -> str | None:
-    """The dimension whose members have statistics of their own: the set dimension, if there is exactly one.
+    """The dimension whose members have statistics of their own: the set dimension, if there is exactly one and it isn't
+    one of points.
 
     >>> axes = {name: AxisMeta(kind="set", unit="1") for name in ("unit", "source")}
     >>> count, weight = (Variable(role="state", unit="1", dims=dims) for dims in (("unit",), ("unit", "source")))
     >>> identity_dim(count, axes), identity_dim(weight, axes)
     ('unit', None)
     """
-    sets = [dim for dim in variable.dims if dim in axes and axes[dim].kind == "set"]
+    sets = [dim for dim in variable.dims if dim in axes and axes[dim].kind == "set" and not axes[dim].places]
     return sets[0] if len(sets) == 1 else None
 
 

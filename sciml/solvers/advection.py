@@ -12,8 +12,8 @@ def advance(given: Given, dt: float) -> dict[str, Tensor]:
     """Exactly, by a shift of the Fourier series."""
     (tracer,) = need(given, "states", "tracer")
     names = [f"advection_velocity_{axis}" for axis in "xy"[: len(given.periods)]]
-    velocity = tuple(need(given, "parameters", *names))
-    return {"tracer": step(tracer[..., None], dt, velocity=velocity, length=given.periods[0])[..., 0]}
+    velocity = dict(zip(names, need(given, "parameters", *names)))
+    return {"tracer": step(tracer[..., None], dt, length=given.periods[0], **velocity)[..., 0]}
 
 
 PLUGIN = advance

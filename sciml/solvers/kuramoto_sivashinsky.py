@@ -8,11 +8,12 @@ from sciml.data.builders.kuramoto_sivashinsky import STEP, step
 from sciml.solvers import Given, need
 
 
-def advance(given: Given, dt: float, *, max_step: float = STEP) -> dict[str, Tensor]:
-    """By whole steps of at most `max_step`."""
+def advance(given: Given, dt: float, *, refine: int = 1, max_step: float = STEP) -> dict[str, Tensor]:
+    """On a grid `refine` times finer, by whole steps of at most `max_step`."""
     (u,), (hyperviscosity,) = need(given, "states", "u"), need(given, "parameters", "hyperviscosity")
     (length,) = given.periods
-    return {"u": step(u[..., None], dt, hyperviscosity=hyperviscosity, length=length, max_step=max_step)[..., 0]}
+    later = step(u[..., None], dt, hyperviscosity=hyperviscosity, length=length, refine=refine, max_step=max_step)
+    return {"u": later[..., 0]}
 
 
 PLUGIN = advance

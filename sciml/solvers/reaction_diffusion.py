@@ -10,16 +10,16 @@ from sciml.errors import InputError
 from sciml.solvers import Given, need
 
 
-def advance(given: Given, dt: float, *, model: Model = "gray_scott",
+def advance(given: Given, dt: float, *, model: Model = "gray_scott", refine: int = 1,
             max_step: float | None = None) -> dict[str, Tensor]:
-    """model: an option of the builder that its stores don't repeat."""
+    """model: an option of the builder that its stores don't repeat. It is solved on a grid `refine` times finer."""
     if model not in KINETICS:
         raise InputError("solver reaction_diffusion", key="model", found=model,
                          expected=f"one of {', '.join(KINETICS)}", fix="correct the name")
     names = tuple(KINETICS[model].states)
     parameters = dict(zip(KINETICS[model].parameters, need(given, "parameters", *KINETICS[model].parameters)))
     later = step(torch.stack(need(given, "states", *names), -1), dt, model=model, length=given.periods[0],
-                 max_step=max_step, **parameters)
+                 refine=refine, max_step=max_step, **parameters)
     return dict(zip(names, later.unbind(-1)))
 
 

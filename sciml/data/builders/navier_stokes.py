@@ -22,6 +22,7 @@ import xarray as xr
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sciml.data.builders._spectral import resample
 from sciml.recipe import Section, validate
 
 COURANT = 1.5
@@ -131,19 +132,6 @@ def initial_vorticity(resolution: int, seed: int, trajectory: int, amplitude: fl
     line = used & (ky == 0)
     coefficients[-kx[line], 0] = spectrum[line].conj()
     return amplitude * np.fft.irfft2(coefficients, s=(resolution, resolution)) * resolution**2
-
-
-def resample(field: np.ndarray, resolution: int) -> np.ndarray:
-    """Periodic fields ``(…, n, n)`` at another even resolution, by cutting or padding their Fourier series."""
-    n = field.shape[-1]
-    if n == resolution:
-        return field
-    half = min(n, resolution) // 2
-    source = np.fft.rfft2(field)
-    result = np.zeros((*field.shape[:-2], resolution, resolution // 2 + 1), dtype=np.complex128)
-    result[..., :half, :half] = source[..., :half, :half]
-    result[..., -half + 1:, :half] = source[..., -half + 1:, :half]
-    return np.fft.irfft2(result, s=(resolution, resolution)) * (resolution / n) ** 2
 
 
 def advance(vorticity: np.ndarray, viscosity: np.ndarray | float, force: np.ndarray, frame_dt: float, frames: int,
