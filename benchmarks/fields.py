@@ -50,18 +50,23 @@ UNITS = {"correlation_time": "t", "finite_steps": "steps"}
 
 @dataclass(frozen=True)
 class Case:
-    """seconds of training per model; scores: of an evaluation, by question and metric."""
+    """data: of `datasets/`; seconds of training per model; scores: of an evaluation, by question and metric; finer:
+    cells per side of the grid that the same weights are also asked about."""
 
+    data: str
     seconds: float
     scores: tuple[str, ...] = ("one_step/relative_l2", "rollout_12/gmean_relative_l2", "rollout_12/correlation_time")
     finer: int = 0
 
 
 CASES = {
-    "navier_stokes": Case(1200.0, finer=128),
-    "kelvin_helmholtz": Case(1200.0), "riemann": Case(1200.0),
-    "gray_scott": Case(600.0), "kuramoto_sivashinsky": Case(600.0), "wave": Case(600.0),
-    "darcy": Case(600.0, ("steady/relative_l2",)),
+    "navier_stokes": Case("navier_stokes", 1200.0, finer=128),
+    "kelvin_helmholtz": Case("euler/kelvin_helmholtz", 1200.0),
+    "riemann": Case("euler", 1200.0),
+    "gray_scott": Case("reaction_diffusion", 600.0),
+    "kuramoto_sivashinsky": Case("kuramoto_sivashinsky", 600.0),
+    "wave": Case("wave", 600.0),
+    "darcy": Case("elliptic", 600.0, ("steady/relative_l2",)),
 }
 
 
@@ -78,9 +83,15 @@ def run(place: Path | None = None) -> Bench:
     return bench
 
 
+def store_of(case: Case) -> Store:
+    """The case's store, built if it isn't there."""
+    place = Path(f"stores/{case.data.rpartition('/')[2]}.zarr")
+    return open_store(place) if place.exists() else build(read_source(dataset(case.data)), str(place))
+
+
 def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> None:
     """Tune, train and score all models of a case; the rows appear when all are done."""
-    recipe, store, kinds = load_recipe(config(name)), common.store_of(name), ("sciml", *peers.KINDS)
+    recipe, store, kinds = load_recipe(config(name)), store_of(case), ("sciml", *peers.KINDS)
     chosen = peers.tuned(recipe, store, kinds, seconds / 10)
     say(f"{name}: chosen on validation: {chosen}")
     trainers = [(kind, peers.trainer(kind, chosen[kind], recipe, store, seconds, seed))
