@@ -91,7 +91,9 @@ def describe_variables(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) ->
                                    long_name=given.long_name or str(array.attrs.get("long_name", "")),
                                    vector=given.vector or str(array.attrs.get("vector", "")),
                                    along=given.along or tuple(str(array.attrs.get("along", "")).split()))
-        _check_components(spec, name, described[name], tuple(str(d) for d in dataset.dims if d != group_dim))
+        others = [str(d) for d in dataset.dims if d != group_dim]
+        places = [axis for dim in others for axis in "xyz" if f"{dim}_{axis}" in dataset.coords]
+        _check_components(spec, name, described[name], (*others, *places))
     return described
 
 

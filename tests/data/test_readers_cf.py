@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 from sciml.data.build import build
+from sciml.data.check import validate
 from sciml.data.readers import read
 from sciml.data.sniff import sniff
 from sciml.data.source import SourceSpec, read_source
@@ -80,10 +81,8 @@ def test_round_trip(tmp_path: Path, form: str) -> None:
     assert guess.format == ("zarr" if "zarr" in form else "netcdf")
     assert guess.domain == "fields"
     assert "axis lat is reversed (descending)" in guess.suspicious
-    assert any("periodicity of axis lon" in text for text in guess.missing)
-    text = guess.source_yaml("lab").replace('lon: {kind: space, unit: "degrees_east", period: null}',
-                                            'lon: {kind: space, unit: "degrees_east", period: 360}')
-    (tmp_path / "source.yaml").write_text(text, encoding="utf-8")
+    assert not any("periodicity" in text for text in guess.missing)
+    (tmp_path / "source.yaml").write_text(guess.source_yaml("lab"), encoding="utf-8")
     built = build(read_source(tmp_path / "source.yaml"), tmp_path / "lab.zarr").dataset()
     np.testing.assert_allclose(built["t2m"].values[0], data["t2m"].sortby("lat").transpose("time", "lon", "lat").values)
     assert built["lon"].attrs["period"] == 360
@@ -127,14 +126,17 @@ def test_missing_values_and_declared_fill(tmp_path: Path) -> None:
     assert any("declared fill -999" in text for text in suspicious)
 
 
-def test_steady_netcdf_follows_darcy(tmp_path: Path) -> None:
+def test_steady_netcdf_has_no_time(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((3, X, Y)).astype(np.float32)
     dims = ("sample", "x", "y")
     xr.Dataset({"k": (dims, values), "p": (dims, values * 2)}).to_netcdf(tmp_path / "a.nc")
     found = look(tmp_path / "a.nc", variables={"k": {"role": "forcing"}, "p": {"role": "state"}})
-    assert found["k"].dims == ("trajectory", "x", "y")
-    assert found["p"].dims == ("trajectory", "time", "x", "y")
-    assert any("steady" in text for text in sniff(tmp_path / "a.nc").missing)
+    assert found["k"].dims == found["p"].dims == ("trajectory", "x", "y")
+    assert "time" not in found.dims
+    np.testing.assert_array_equal(found["p"].values, values * 2)
+    missing = sniff(tmp_path / "a.nc").missing
+    assert [text for text in missing if "time" in text] == [
+        "time axis: none, so read as steady: give what is known the role forcing, the solution state"]
 
 
 def test_two_times_in_one_file_are_joined_in_order(tmp_path: Path) -> None:
@@ -166,3 +168,90 @@ def test_zarr_without_dimension_names_is_named(tmp_path: Path) -> None:
     group.create_array("u", data=np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(InputError, match="dimension"):
         look(tmp_path / "a.zarr")
+
+
+def globe(*, descending: bool = False) -> xr.Dataset:
+    """As WeatherBench2 has it: (time, level, longitude, latitude), surface and static variables, components by name."""
+    rng = np.random.default_rng(0)
+    longitude, latitude = np.arange(8) * 45.0, np.linspace(-67.5, 67.5, 4)
+    shape = {"time": T, "level": 3, "longitude": 8, "latitude": 4}
+
+    def field(*dims: str, **attrs: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
+        return dims, rng.normal(size=[shape[dim] for dim in dims]).astype(np.float32), attrs
+
+    data = xr.Dataset(
+        {"geopotential": field("time", "level", "longitude", "latitude", units="m**2 s**-2"),
+         "u_component_of_wind": field("time", "level", "longitude", "latitude", units="m s**-1"),
+         "v_component_of_wind": field("time", "level", "longitude", "latitude", units="m s**-1"),
+         "2m_temperature": field("time", "longitude", "latitude", units="K"),
+         "10m_u_component_of_wind": field("time", "longitude", "latitude", units="m s**-1"),
+         "10m_v_component_of_wind": field("time", "longitude", "latitude", units="m s**-1"),
+         "snow_depth": field("time", "longitude", "latitude", units="m of water equivalent"),
+         "land_sea_mask": field("longitude", "latitude", units="(0 - 1)")},
+        {"time": pd.date_range("2020-01-01", periods=T, freq="6h"), "level": ("level", [250, 500, 850],
+                                                                              {"units": "hPa"}),
+         "longitude": ("longitude", longitude, {"units": "degrees_east", "long_name": "longitude"}),
+         "latitude": ("latitude", latitude[::-1] if descending else latitude, {"units": "degrees_north"})})
+    return data.transpose("time", "level", "latitude", "longitude") if descending else data
+
+
+def test_weather_by_name(tmp_path: Path) -> None:
+    data = globe()
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    found = look(tmp_path / "a.zarr")
+    assert found["geopotential"].dims == ("trajectory", "time", "longitude", "latitude", "level")
+    np.testing.assert_array_equal(found["geopotential"].values[0], data["geopotential"].transpose(
+        "time", "longitude", "latitude", "level").values)
+    assert found["land_sea_mask"].attrs["role"] == "forcing"
+    assert found["land_sea_mask"].attrs["units"] == "1"
+    assert found["snow_depth"].attrs["units"] == "m"
+    assert found["longitude"].attrs["period"] == 360
+    assert found["u_component_of_wind"].attrs["vector"] == found["v_component_of_wind"].attrs["vector"] == "wind"
+    assert found["10m_v_component_of_wind"].attrs["vector"] == "10m_wind"
+    assert found["10m_v_component_of_wind"].attrs["along"] == "latitude"
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_levels_as_variables_and_descending_latitude(tmp_path: Path, descending: bool) -> None:
+    data = globe(descending=descending)
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    told: dict[str, Any] = {"options": {"flatten": "level"}, "licence": "CC-BY-4.0", "citation": "us",
+                            "split": {"by": "time", "counts": {"train": 4, "validation": 1, "test": 1}}}
+    if descending:
+        with pytest.raises(InputError, match=r"latitude.*descending.*reverse: true"):
+            build(spec(tmp_path / "a.zarr", **told), tmp_path / "lab.zarr")
+        told["axes"] = {"latitude": {"reverse": True}}
+    store = build(spec(tmp_path / "a.zarr", **told), tmp_path / "lab.zarr")
+    built = store.dataset()
+    assert len(store.meta.of_role("state")) == 3 * 3 + 4
+    assert {store.meta.variables[name].dims for name in store.meta.of_role("state")} == {
+        ("time", "longitude", "latitude")}
+    np.testing.assert_array_equal(built["geopotential_500"].values[0], data["geopotential"].sel(level=500).transpose(
+        "time", "longitude", "latitude").sortby("latitude").values)
+    assert store.meta.variables["v_component_of_wind_850"].vector == "wind_850"
+    assert [finding for finding in validate(store) if finding.level == "error"] == []
+
+
+def test_a_longitude_that_repeats_its_start_is_not_periodic_by_itself(tmp_path: Path) -> None:
+    data = globe().isel(longitude=[0, 1, 2, 3, 4, 5, 6, 7, 0])
+    data["longitude"] = ("longitude", np.arange(9) * 45.0, {"units": "degrees_east"})
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    assert "period" not in look(tmp_path / "a.zarr")["longitude"].attrs
+    told = {"axes": {"longitude": {"period": 360}}, "options": {"flatten": ["level"]}}
+    with pytest.raises(InputError, match=r"longitude.*endpoint that repeats the first point"):
+        build(spec(tmp_path / "a.zarr", **told), tmp_path / "lab.zarr")
+    with pytest.raises(InputError, match=r"options\.flatten.*'levels'"):
+        look(tmp_path / "a.zarr", options={"flatten": "levels"})
+
+
+def test_components_by_standard_name(tmp_path: Path) -> None:
+    data = globe()[["u_component_of_wind", "10m_u_component_of_wind", "2m_temperature"]]
+    data = data.rename({"u_component_of_wind": "ua", "10m_u_component_of_wind": "uas"})
+    data["ua"].attrs["standard_name"] = data["uas"].attrs["standard_name"] = "eastward_wind"
+    data.to_netcdf(tmp_path / "a.nc")
+    found = look(tmp_path / "a.nc", options={"flatten": "level"})
+    assert {name: found[name].attrs.get("vector") for name in found.data_vars} == {
+        "ua_250": "wind_250", "ua_500": "wind_500", "ua_850": "wind_850", "uas": "wind", "2m_temperature": None}
+    data["vas"] = data["uas"]
+    data.to_netcdf(tmp_path / "b.nc")
+    assert "vector" not in look(tmp_path / "b.nc", options={"flatten": "level"})["vas"].attrs

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sciml.data.readers.guess import Guess
 
 GROUP = "sciml.data.readers"
-COMMON = frozenset({"format", "select", "limits"})
-GENERAL = frozenset({"csv", "parquet", "numpy"})
+COMMON = frozenset({"format", "select", "limits", "boundaries"})
+GENERAL = frozenset({"csv", "netcdf", "parquet", "numpy"})
 """Formats of any table or array: they stand back where another reader knows the layout, or refuses it."""
 SAMPLE_BYTES = 16 << 20
 
@@ -83,9 +83,10 @@ def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
     """The files of a source, lazily, in the canonical layout and under the source's names.
 
     The format is ``options.format`` or recognised from the first file. Options for all formats: ``select`` (start and
-    stop by dimension), ``limits`` (see `sciml.data.safety.Limits`). Raises `InputError` for an unknown option.
+    stop by dimension), ``limits`` (see `sciml.data.safety.Limits`), ``boundaries`` (of fields: what an axis ends in).
+    Raises `InputError` for an unknown option.
     """
-    from sciml.data.readers._combine import named
+    from sciml.data.readers._combine import bounded, named
 
     texts = [str(path) for path in paths]
     if not texts:
@@ -101,4 +102,4 @@ def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
             raise InputError(source.name, key=f"options.{key}", found=repr(source.options[key])[:60],
                              expected=f"an option of {name}: {', '.join(sorted(COMMON | reader.options))}",
                              fix="correct or remove it")
-    return named(reader.read(texts, source), source, source.name)
+    return named(bounded(reader.read(texts, source), source), source, source.name)

@@ -1,7 +1,14 @@
-"""From a CF data set (dimensions by name, attributes with units) to the canonical one."""
+"""From a CF data set (dimensions by name, attributes with units) to the canonical one.
+
+``options: {flatten: level}`` makes every entry of a dimension a variable of its own (``geopotential_500``), as models
+do that see levels as channels; so a dimension `channel` without meaning of its own. A uniform longitude whose steps add
+up to 360 degrees is periodic. Components are told by standard name (``eastward_wind``) or name
+(``u_component_of_wind``).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +25,15 @@ TIMES = frozenset({"time", "t", "valid_time", "date", "datetime"})
 SPACES = {"x": 0, "lon": 0, "longitude": 0, "projection_x_coordinate": 0, "y": 1, "lat": 1, "latitude": 1,
           "projection_y_coordinate": 1, "z": 2, "lev": 2, "level": 2, "height": 2, "depth": 2, "altitude": 2,
           "pressure_level": 2, "plev": 2}
+NORTH, EAST = ("degrees_north", "degree_north", "degreesN"), ("degrees_east", "degree_east", "degreesE")
+ENTRY = "entry"
+"""Attribute of what was flattened: the end of its name."""
+COMPONENT = re.compile(r"(?P<before>.*?)(?P<which>eastward|northward|upward|[uvw]_component_of)_(?P<vector>.+)")
+WHICH = {"eastward": "x", "u": "x", "northward": "y", "v": "y", "upward": "z", "w": "z"}
+PURE = ("(0 - 1)", "~", "(0-1)", "Dimensionless", "dimensionless", "unitless", "-")
+"""How files say that a quantity is a pure number."""
+SUBSTANCE = re.compile(r" of [a-z ]+$")
+"""``m of water equivalent`` is in m."""
 UNITS = {"seconds": "s", "second": "s", "minutes": "min", "minute": "min", "hours": "h", "hour": "h", "days": "d",
          "day": "d", "milliseconds": "ms", "microseconds": "us"}
 
@@ -50,7 +66,7 @@ def from_cf(dataset: xr.Dataset, where: str, source: Any, *, format: str, chunk_
     """Canonical data set: fields if a variable that varies in time has a space axis (or nothing varies in time), else
     series. `dataset` is opened lazily with undecoded times. Raises `InputError` for dimensions of unknown meaning."""
     wanted = {spec.key or name for name, spec in source.variables.items()} if source is not None else set()
-    dataset, notes = _drop_helpers(dataset, wanted)
+    dataset, notes = _drop_helpers(_flattened(dataset, source, where), wanted)
     kinds = {dim: kind_of(dataset, dim, source) for dim in dataset.sizes}
     unknown = [str(dim) for dim, kind in kinds.items() if kind is None]
     if source is not None and unknown:
@@ -73,8 +89,51 @@ def from_cf(dataset: xr.Dataset, where: str, source: Any, *, format: str, chunk_
     chosen = source.domain if source is not None else None
     dataset = _chunked(dataset, chunk_key, group, where)
     missing = [f"meaning of dimension {dim}: list it under axes with its kind, or as options.group" for dim in unknown]
-    build = _fields if (chosen or ("fields" if fields else "series")) == "fields" else _series
-    return build(dataset, where, time, group, space, format, notes, missing)
+    if (chosen or ("fields" if fields else "series")) == "fields":
+        found = _fields(dataset, where, time, group, space, format, notes, missing)
+        return _with_vectors(found, {str(kinds[dim]): str(dim) for dim in space})
+    return _series(dataset, where, time, group, space, format, notes, missing)
+
+
+def _flattened(dataset: xr.Dataset, source: Any, where: str) -> xr.Dataset:
+    """Each entry of the dimensions `flatten` names as a variable: by its coordinate, else by its number."""
+    told = source.options.get("flatten", ()) if source is not None else ()
+    for dim in (told,) if isinstance(told, str) else told:
+        if dim not in dataset.sizes:
+            raise InputError(where, key="options.flatten", found=repr(dim),
+                             expected=f"dimensions among {', '.join(map(str, dataset.sizes))}", fix="correct the name")
+        labels = dataset[dim].values if dim in dataset.coords else np.arange(dataset.sizes[dim])
+        parts: dict[str, xr.DataArray] = {}
+        for name, item in dataset.data_vars.items():
+            if dim not in item.dims:
+                parts[str(name)] = item
+            for at, label in enumerate(labels if dim in item.dims else ()):
+                part = item.isel({dim: at}, drop=True)
+                stored = item.encoding.get("chunks"), item.encoding.get("chunksizes")
+                axis = item.dims.index(dim)
+                part.encoding = {**item.encoding, **{key: (*size[:axis], *size[axis + 1:]) for key, size in
+                                                     zip(("chunks", "chunksizes"), stored) if size}}
+                ending = f"_{label:g}" if labels.dtype.kind in "fiu" else f"_{label}"
+                parts[f"{name}{ending}"] = part.assign_attrs({ENTRY: ending})
+        dataset = xr.Dataset(parts, {key: coord for key, coord in dataset.coords.items() if dim not in coord.dims})
+    return dataset
+
+
+def _with_vectors(data: xr.Dataset, axes: Mapping[str, str]) -> xr.Dataset:
+    """Attributes `vector` and `along` of what is a component by standard name or name; where two variables would be
+    the same component, neither is."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, item in data.data_vars.items():
+        match = COMPONENT.fullmatch(str(item.attrs.pop("standard_name", ""))) or COMPONENT.fullmatch(str(name))
+        label = str(item.attrs.pop(ENTRY, ""))
+        axis = axes.get(WHICH[match["which"].partition("_")[0]]) if match else None
+        if match and axis in item.dims:
+            vector = match["before"] + match["vector"].removesuffix(label) + label
+            found.setdefault((vector, str(axis)), []).append(str(name))
+    for (vector, axis), names in found.items():
+        if len(names) == 1:
+            data[names[0]].attrs |= {"vector": vector, "along": axis}
+    return data
 
 
 def _drop_helpers(dataset: xr.Dataset, wanted: set[str]) -> tuple[xr.Dataset, list[str]]:
@@ -101,8 +160,10 @@ def _chunked(dataset: xr.Dataset, key: str, group: Hashable | None, where: str) 
         stored = item.encoding.get(key) or (1,) * item.ndim
         shape = lattice.chunk_shape(item.shape, item.dtype.itemsize, stored, lead)
         units = item.attrs.get("units")
+        units = units if units is None else "1" if str(units).strip() in PURE else SUBSTANCE.sub("", str(units))
         lazy = item.variable.chunk(dict(zip(item.dims, shape))).astype(kind)
-        lazy.attrs = {**({} if units is None else {"units": str(units)}),
+        told = {key: str(item.attrs[key]) for key in ("standard_name", "long_name", ENTRY) if key in item.attrs}
+        lazy.attrs = {**({} if units is None else {"units": str(units)}), **told,
                       **({} if fill is None else {"fill": float(np.asarray(fill).reshape(-1)[0])})}
         kept[name] = lazy
     coords = {name: dataset[name].variable for name in dataset.sizes if name in dataset.coords}
@@ -125,10 +186,21 @@ def _time_numbers(dataset: xr.Dataset, time: Hashable) -> tuple[xr.Variable, lis
 def _space(dataset: xr.Dataset, dim: Hashable) -> xr.Variable:
     if dim not in dataset.coords:
         return lattice.coordinate(str(dim), np.arange(dataset.sizes[dim]), "space")
-    attrs = dataset[dim].attrs
-    period = attrs.get("period")
-    return lattice.coordinate(str(dim), dataset[dim].values, "space", attrs.get("units"),
-                              period=None if period is None else float(period))
+    attrs, values = dataset[dim].attrs, dataset[dim].values
+    unit = attrs.get("units")
+    period = attrs.get("period", _circle(values, str(unit)))
+    bounded = {"bounded": "poles"} if str(unit).startswith(NORTH) else {}
+    return lattice.coordinate(str(dim), values, "space", unit, period=None if period is None else float(period),
+                              **bounded)
+
+
+def _circle(values: np.ndarray, unit: str) -> float | None:
+    """360 degrees, if equal steps to the east go once around the globe."""
+    steps = np.diff(values.astype(np.float64)) if values.dtype.kind in "fiu" else np.zeros(0)
+    if not unit.startswith(EAST) or not len(steps):
+        return None
+    even = np.allclose(steps, steps[0], rtol=1e-3) and np.isclose(abs(steps[0]) * len(values), 360.0, rtol=1e-3)
+    return 360.0 if even else None
 
 
 def _fields(dataset: xr.Dataset, where: str, time: Hashable | None, group: Hashable | None, space: list[Hashable],
@@ -137,8 +209,7 @@ def _fields(dataset: xr.Dataset, where: str, time: Hashable | None, group: Hasha
     variables, coords = {}, {"trajectory": lattice.coordinate("trajectory", np.arange(groups), "set")}
     steady = time is None
     if steady:
-        missing.append("time axis: read as steady, one frame at time 0")
-        coords["time"] = lattice.coordinate("time", np.zeros(1), "time", "1")
+        missing.append("time axis: none, so read as steady: give what is known the role forcing, the solution state")
     else:
         coords["time"], more = _time_numbers(dataset, time)
         missing += [] if time in dataset.coords else ["coordinates of axis time: counted 0, 1, …"]
@@ -150,18 +221,16 @@ def _fields(dataset: xr.Dataset, where: str, time: Hashable | None, group: Hasha
         if group is None or group not in array.dims:
             array = array.expand_dims({group or "trajectory": groups})
         on_lattice = bool(set(space) & set(array.dims))
-        if steady and on_lattice:
-            array = array.expand_dims({"time": 1})
-        others = [dim for dim in array.dims if dim not in (group or "trajectory", time or "time", *space)]
-        order = [group or "trajectory", *([time or "time"] if (time or "time") in array.dims else []), *others,
-                 *(dim for dim in space if dim in array.dims)]
-        array = array.transpose(*order)
-        in_time = (time or "time") in array.dims
-        role = "state" if in_time and on_lattice else "forcing" if on_lattice or in_time else "parameter"
+        in_time = time is not None and time in array.dims
+        others = [dim for dim in array.dims if dim not in (group or "trajectory", time, *space)]
+        array = array.transpose(group or "trajectory", *([time] if in_time else []), *others,
+                                *(dim for dim in space if dim in array.dims))
+        evolves = on_lattice and (in_time or steady)
+        role = "state" if evolves else "forcing" if on_lattice or in_time else "parameter"
         dims = ["trajectory" if dim == group else "time" if dim == time else str(dim) for dim in array.dims]
         variables[str(name)] = lattice.variable(dims, array.data, role, **array.attrs)
     return lattice.canonical(variables, coords, domain="fields", format=format, group_dim="trajectory", notes=notes,
-                             missing=missing)
+                             missing=missing).assign_attrs(steady=steady)
 
 
 def _series(dataset: xr.Dataset, where: str, time: Hashable | None, group: Hashable | None, space: list[Hashable],

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from sciml.data.ragged import dims_of
+from sciml.data.readers._lattice import EDGES, edge_codes
 from sciml.errors import InputError
 
 
@@ -107,6 +108,35 @@ def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> x
                              expected=f"0 ≤ start < stop ≤ {dataset.sizes[dim]}", fix="correct it")
         ranges[dim] = slice(start, stop)
     return dataset.isel(ranges)
+
+
+def bounded(dataset: xr.Dataset, source: Any) -> xr.Dataset:
+    """With the boundary codes that ``boundaries: {x: wall, y: [open, dirichlet]}`` gives for files that state none.
+
+    Raises `InputError` for an unknown axis or kind, for what the files state themselves, and where the source lists
+    variables without these.
+    """
+    added: dict[str, xr.Variable] = {}
+    for dim, given in options_of(source).get("boundaries", {}).items():
+        kinds, group = [given, given] if isinstance(given, str) else given, dataset.attrs["group_dim"]
+        key = f"options.boundaries.{dim}"
+        space = [str(name) for name, coord in dataset.coords.items() if coord.attrs.get("kind") == "space"]
+        told = [kind for kind in EDGES if kind != "periodic"]
+        if dim not in space or not isinstance(kinds, list) or len(kinds) != 2 or not set(map(str, kinds)) <= set(told):
+            raise InputError(source.name, key=key, found=repr(given), expected=f"of an axis among {', '.join(space)} "
+                             f"one of {', '.join(told)}, or two for its low and high end",
+                             fix=f"correct it; of periodic ones axes: {{{dim}: {{period: …}}}}")
+        codes = edge_codes(str(dim), kinds, group, dataset.sizes[group])
+        stated = [name for name in codes if name in dataset or "period" in dataset[dim].attrs]
+        if stated:
+            raise InputError(source.name, key=key, found=f"{kinds} where the files state what axis {dim} ends in",
+                             expected="boundaries of axes that have none", fix="remove it")
+        added |= codes
+    unlisted = [name for name in added if source.variables and name not in source.variables]
+    if unlisted:
+        raise InputError(source.name, key="variables", found=f"no {', '.join(unlisted)}", expected="the boundaries "
+                         "that options.boundaries gives", fix=f"variables: {{{': {}, '.join(unlisted)}: {{}}}}")
+    return dataset.assign(added)
 
 
 def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:

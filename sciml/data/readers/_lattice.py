@@ -17,6 +17,8 @@ from sciml.data.safety import raw_hdf5
 from sciml.errors import InputError
 
 CHUNK_BYTES = 16 << 20
+EDGES = ("wall", "open", "periodic", "dirichlet", "neumann")
+"""What the codes of a boundary mean, from 0."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ def coordinate(dim: str, values: Any, kind: str, unit: str | None = None, *, per
 
 def _exact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+
+
+def edge_codes(dim: str, kinds: Sequence[str], group: str, groups: int) -> dict[str, xr.Variable]:
+    """``boundary_x_low``, ``boundary_x_high (group,)``: what an axis ends in, as an index into `EDGES`."""
+    codes = [np.full(groups, EDGES.index(kind), dtype=np.float32) for kind in kinds]
+    return {f"boundary_{dim}_{side}": variable((group,), code, "boundary", "1", flag_meanings=" ".join(EDGES))
+            for side, code in zip(("low", "high"), codes)}
 
 
 def canonical(variables: dict[str, xr.Variable], coords: dict[str, xr.Variable], *, domain: str, format: str,

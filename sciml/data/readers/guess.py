@@ -159,7 +159,8 @@ def is_uniform(gaps: np.ndarray, values: np.ndarray) -> bool:
 def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Mapping[str, AxisGuess],
              group_dim: str) -> Iterator[str]:
     own = any(v.attrs["role"] == "event" for v in dataset.data_vars.values())
-    if "time" not in axes and not own and convention_of(dataset.attrs["domain"]).timed:
+    steady = dataset.attrs.get("steady", False)
+    if "time" not in axes and not own and not steady and convention_of(dataset.attrs["domain"]).timed:
         yield "time axis: none found"
     for name, axis in axes.items():
         if name == group_dim or axis.kind in ("set", "ragged"):

@@ -27,7 +27,7 @@ CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 class NetCDF:
     """Reads NetCDF files as fields or series."""
 
-    options: frozenset[str] = frozenset({"group", "subgroup"})
+    options: frozenset[str] = frozenset({"flatten", "group", "subgroup"})
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         start = head(path, 8)

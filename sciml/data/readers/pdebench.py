@@ -3,8 +3,12 @@
 - **scalar**: ``tensor (trajectory, time, x[, y[, z]])`` with ``x-coordinate``, ``t-coordinate``: state ``tensor``.
 - **cfd**: ``density``, ``pressure``, ``Vx``, ``Vy``, ``Vz`` of that shape: states, velocities ``velocity_x`` and so on.
 - **grouped**: ``0000/data (time, x[, y], channel)`` and ``0000/grid/{t, x, y}``: states ``data`` or ``data_0, data_1``.
-- **darcy**: ``nu (trajectory, x, y)`` and ``tensor (trajectory, 1, x, y)``: steady. No initial state is invented: the
-  solution is the state ``tensor`` on a time axis of length one (time 0), the coefficient the forcing ``nu``.
+- **darcy**: ``nu (trajectory, x, y)`` and ``tensor (trajectory, 1, x, y)``: steady. The solution is the state
+  ``tensor (trajectory, x, y)``, the coefficient the forcing ``nu``; there is no time, and no initial state is invented.
+- **incompressible**: ``velocity (trajectory, time, x, y, 2)``, ``particles (…, 1)``, ``force (trajectory, x, y, 2)``
+  and ``t (trajectory, time)``: states ``velocity_x``, ``velocity_y``, ``particles``, forcings ``force_x``, ``force_y``.
+- **vorticity**: ``omega_x``, ``omega_y``, ``omega_z``, as ``velocity2vorticity`` derives them: the states
+  ``vorticity_x`` and so on, each the antisymmetric component along the other two axes.
 
 ``t-coordinate`` may have one entry more than there are frames (PDEBench writes the ends of all steps); the surplus last
 one is dropped. Numeric root attributes (``Nu``, ``beta``) are parameters. PDEBench states no units and no boundaries.
@@ -30,7 +34,14 @@ from sciml.errors import InputError
 
 GROUP = "trajectory"
 SPACE = ("x", "y", "z")
-CFD = {"density": "density", "pressure": "pressure", "Vx": "velocity_x", "Vy": "velocity_y", "Vz": "velocity_z"}
+VECTORS = {"Vx": ("velocity", "x"), "Vy": ("velocity", "y"), "Vz": ("velocity", "z"), "omega_x": ("vorticity", "y z"),
+           "omega_y": ("vorticity", "z x"), "omega_z": ("vorticity", "x y")}
+ARRAYS = {"scalar": {"tensor": "tensor"}, "darcy": {"tensor": "tensor"},
+          "cfd": {"density": "density", "pressure": "pressure", "Vx": "velocity_x", "Vy": "velocity_y",
+                  "Vz": "velocity_z"},
+          "vorticity": {f"omega_{axis}": f"vorticity_{axis}" for axis in SPACE}}
+"""Layout → array → variable."""
+LAST_FRAME = "latestIndex"
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,14 @@ class PDEBench:
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """State ``(trajectory, time, x[, y[, z]])``, forcing ``(trajectory, x, y)``, parameters, lazily."""
-        return combine([_read(str(path), options_of(source)) for path in paths], paths, source)
+        return combine([_read(str(path), source) for path in paths], paths, source)
 
 
 PLUGIN = PDEBench()
 
 
 def layout_of(file: Any) -> str | None:
-    """``scalar``, ``cfd``, ``grouped``, ``darcy`` or None, from the names and ranks in a file."""
+    """``scalar``, ``darcy``, ``cfd``, ``vorticity``, ``incompressible``, ``grouped`` or None, from names and ranks."""
     import h5py
 
     def rank(name: str) -> int:
@@ -69,25 +80,29 @@ def layout_of(file: Any) -> str | None:
         return "scalar"
     if "density" in file and "Vx" in file and rank("density") >= 3:
         return "cfd"
+    if all(rank(f"omega_{axis}") == 5 for axis in SPACE):
+        return "vorticity"
+    if rank("velocity") >= 4 and rank("velocity") == rank("particles") and rank("t") == 2:
+        return "incompressible"
     groups = [name for name in file if isinstance(file[name], h5py.Group)]
     if groups and all("data" in file[name] and "grid" in file[name] for name in groups):
         return "grouped"
     return None
 
 
-def _read(url: str, options: Mapping[str, Any]) -> xr.Dataset:
-    with open_hdf5(url, limits_of(options, url)) as file:
+def _read(url: str, source: Any) -> xr.Dataset:
+    with open_hdf5(url, limits_of(options_of(source), url)) as file:
         layout = layout_of(file)
         if layout is None:
             raise InputError(url, found=f"objects {', '.join(list(file)[:8])}", expected="a layout of PDEBench",
                              fix="see docs/formats.md, or let sciml data sniff tell the format")
         if layout == "grouped":
             return _grouped(url, file)
-        return _arrays(url, file, layout)
+        return _incompressible(url, file, source) if layout == "incompressible" else _arrays(url, file, layout)
 
 
 def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
-    names = {key: name for key, name in CFD.items() if key in file} if layout == "cfd" else {"tensor": "tensor"}
+    names, steady = {key: name for key, name in ARRAYS[layout].items() if key in file}, layout == "darcy"
     shape = file[next(iter(names))].shape
     dims = (GROUP, "time", *SPACE[: len(shape) - 2])
     if len(shape) - 2 > len(SPACE):
@@ -98,23 +113,67 @@ def _arrays(url: str, file: Any, layout: str) -> xr.Dataset:
         if file[key].shape != shape:
             raise InputError(url, key=key, found=f"shape {file[key].shape}", expected=f"{shape}, as the others",
                              fix="the file is damaged or half-written: copy it again")
-        extra = {"vector": "velocity", "along": name[-1]} if name.startswith("velocity_") else {}
+        extra = dict(zip(("vector", "along"), VECTORS[key])) if key in VECTORS else {}
         array = lattice.lazy(lattice.h5_array(url, file[key]), where=url, key=key)
         variables[name] = lattice.variable(dims, array, "state", **extra)
-    if layout == "darcy":
+    if steady:
         if file["nu"].shape != (shape[0], *shape[2:]) or shape[1] != 1:
             raise InputError(url, key="nu", found=f"shape {file['nu'].shape} beside tensor {shape}",
                              expected="nu (n, x, y) beside tensor (n, 1, x, y)", fix="see docs/formats.md")
         nu = lattice.lazy(lattice.h5_array(url, file["nu"]), where=url, key="nu")
-        variables["nu"] = lattice.variable((GROUP, *dims[2:]), nu, "forcing")
+        variables = {"nu": lattice.variable((GROUP, *dims[2:]), nu, "forcing"),
+                     "tensor": variables["tensor"].isel(time=0)}
     variables.update(_parameters(file, shape[0]))
     keys = {dim: "t-coordinate" if dim == "time" else f"{dim}-coordinate" for dim in dims[1:]}
     coords, missing, notes = _coordinates(url, file, keys, shape)
-    if layout == "darcy":
-        coords["time"], missing = lattice.coordinate("time", np.zeros(1), "time", "1"), []
-        notes.append("steady: one frame; the coefficient nu is forcing")
-    return lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP, missing=missing,
+    if steady:
+        del coords["time"]
+        missing = [text for text in missing if "axis time" not in text]
+        notes = ["steady: no time; the coefficient nu is forcing"]
+    data = lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP, missing=missing,
                              notes=[f"PDEBench layout: {layout}", *notes])
+    return data.assign_attrs(steady=steady)
+
+
+def _incompressible(url: str, file: Any, source: Any) -> xr.Dataset:
+    """Velocity, particles and force of the incompressible Navier–Stokes data, which have one time axis a trajectory."""
+    shape = file["velocity"].shape[:-1]
+    groups, steps, space = shape[0], shape[1], SPACE[: len(shape) - 2]
+    wanted = {"velocity": (*shape, len(space)), "particles": (*shape, 1), "t": shape[:2],
+              "force": (groups, *shape[2:], len(space))}
+    variables: dict[str, xr.Variable] = {}
+    for key, expected in wanted.items():
+        if key in file and file[key].shape != expected:
+            raise InputError(url, key=key, found=f"shape {file[key].shape}", expected=f"{expected}, beside velocity",
+                             fix="the file is damaged or half-written: copy it again")
+        if key not in file or key == "t":
+            continue
+        array = lattice.lazy(lattice.h5_array(url, file[key]), where=url, key=key)
+        dims = (GROUP, *(() if key == "force" else ("time",)), *space)
+        if key == "particles":
+            variables[key] = lattice.variable(dims, array[..., 0], "state")
+            continue
+        for i, axis in enumerate(space):
+            variables[f"{key}_{axis}"] = lattice.variable(dims, array[..., i], "forcing" if key == "force" else "state",
+                                                          vector=key, along=axis)
+    variables.update(_parameters(file, groups))
+    times = np.asarray(file["t"][()])
+    if (times != times[0]).any():
+        row = int((times != times[0]).any(1).argmax())
+        raise InputError(url, key="t", found=f"other times in trajectory {row} than in trajectory 0",
+                         expected="one time axis for all trajectories of a store",
+                         fix="build one store per time axis: options: {select: {trajectory: [start, stop]}}")
+    coords = {GROUP: lattice.coordinate(GROUP, np.arange(groups), "set"),
+              "time": lattice.coordinate("time", times[0], "time")}
+    coords |= {dim: lattice.coordinate(dim, np.arange(n), "space") for dim, n in zip(space, shape[2:])}
+    written = int(np.asarray(file.attrs.get(LAST_FRAME, steps - 1)).reshape(-1)[0]) + 1
+    unwritten = f"frames from {written} on of {steps} (attribute {LAST_FRAME} is {written - 1}): the run didn't end"
+    if source is not None and options_of(source).get("select", {}).get("time", (0, steps))[-1] > written:
+        raise InputError(url, key=LAST_FRAME, found=unwritten, expected=f"{steps} frames",
+                         fix=f"options: {{select: {{time: [0, {written}]}}}}")
+    return lattice.canonical(variables, coords, domain="fields", format="pdebench", group_dim=GROUP,
+                             missing=[f"coordinates of axis {dim}: counted 0, 1, …" for dim in space],
+                             notes=["PDEBench layout: incompressible"], suspicious=[unwritten] * (written < steps))
 
 
 def _coordinates(url: str, file: Any, keys: Mapping[str, str],
@@ -142,7 +201,7 @@ def _parameters(file: Any, groups: int) -> dict[str, xr.Variable]:
     found = {}
     for name, value in file.attrs.items():
         value = np.asarray(value)
-        if value.size == 1 and value.dtype.kind in "iuf":
+        if name != LAST_FRAME and value.size == 1 and value.dtype.kind in "iuf":
             found[name] = lattice.variable((GROUP,), np.full(groups, float(value.reshape(()))), "parameter")
     return found
 

@@ -7,7 +7,8 @@ are read off the rank. What varies in time is state, the rest forcing; ``scalars
 ``velocity`` becomes ``velocity_x, velocity_y`` (attributes ``vector``, ``along``), a tensor ``D_xx, D_xy, …``,
 symmetric ones the upper triangle only. A dimension whose periodic boundary covers both ends has a period of n spacings
 (point n + 1 would be point 1 again); other boundaries become codes ``boundary_x_low``, ``boundary_x_high``: 0 wall,
-1 open, 2 periodic.
+1 open, 2 periodic, 3 Dirichlet, 4 Neumann. An end that no boundary names is open where the other end of its axis is
+named, as in the_well's own reader.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from sciml.data.safety import HDF5_MAGIC, limits_of, open_hdf5
 from sciml.errors import InputError
 
 GROUP = "trajectory"
+PERIODIC = ("periodic", "periodic")
 ORDERS = ("t0_fields", "t1_fields", "t2_fields")
-BOUNDARIES = ("wall", "open", "periodic")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _read(url: str, options: Mapping[str, Any]) -> xr.Dataset:
         edges = _boundaries(file, layout)
         for dim in layout.space:
             coords[dim] = _space(url, file, dim, edges.get(dim))
-        variables.update(_edge_codes(edges, layout))
+            if edges.get(dim, PERIODIC) != PERIODIC:
+                variables.update(lattice.edge_codes(dim, edges[dim], GROUP, layout.samples))
         notes = [*layout.notes]
         if "grid_type" in file.attrs and lattice.as_text(file.attrs["grid_type"]) != "cartesian":
             notes.append(f"grid_type {lattice.as_text(file.attrs['grid_type'])}: coordinates are not Cartesian")
@@ -257,36 +259,42 @@ def _space(url: str, file: Any, dim: str, edges: tuple[str, str] | None) -> xr.V
                          expected="one grid for all trajectories of a store", fix="build one store per grid")
     values = values.reshape(-1, values.shape[-1])[0]
     period = None
-    if edges == ("periodic", "periodic") and len(values) > 1:
+    if edges == PERIODIC and len(values) > 1:
         wide = values.astype(np.float64)
         period = float(abs(wide[-1] - wide[0]) * len(wide) / (len(wide) - 1))
     return lattice.coordinate(dim, values, "space", _unit(item), period=period, **attrs)
 
 
 def _boundaries(file: Any, layout: Layout) -> dict[str, tuple[str, str]]:
-    """Dimension → kinds at its low and high end."""
+    """Dimension → kinds at its low and high end. A boundary inside the domain, or at part of an end, is a note."""
     edges: dict[str, list[str]] = {}
     for name, item in file.get("boundary_conditions", {}).items():
         kind = lattice.as_text(item.attrs.get("bc_type", "")).lower()
         dims = lattice.as_names(item.attrs.get("associated_dims", []))
-        mask = np.asarray(item["mask"][()]).astype(bool) if "mask" in item and len(dims) == 1 else None
-        on_axis = len(dims) == 1 and dims[0] in layout.space and (mask is None or mask.ndim == 1)
-        if kind not in BOUNDARIES or not on_axis:
+        known = kind in lattice.EDGES and bool(dims) and all(dim in layout.space for dim in dims)
+        ends = _ends(item, dims, kind, layout) if known else {}
+        if not ends:
             told = f"{kind or 'no bc_type'} on {', '.join(dims) or 'no dims'}"
             layout.notes.append(f"boundary {name} ({told}) is not read")
-            continue
-        ends = (True, True) if mask is None or not mask.size else (bool(mask[0]), bool(mask[-1]))
-        now = edges.setdefault(dims[0], ["", ""])
-        for side in (0, 1):
-            now[side] = kind if ends[side] else now[side]
-    return {dim: (ends[0], ends[1]) for dim, ends in edges.items() if all(ends)}
+        for dim, at in ends.items():
+            now = edges.setdefault(dim, ["", ""])
+            now[:] = [kind if here else before for here, before in zip(at, now)]
+    return {dim: (low or "open", high or "open") for dim, (low, high) in edges.items()}
 
 
-def _edge_codes(edges: Mapping[str, tuple[str, str]], layout: Layout) -> Iterator[tuple[str, xr.Variable]]:
-    for dim, kinds in edges.items():
-        if kinds == ("periodic", "periodic"):
-            continue
-        for side, kind in zip(("low", "high"), kinds):
-            code = np.full(layout.samples, BOUNDARIES.index(kind), dtype=np.float32)
-            yield f"boundary_{dim}_{side}", lattice.variable((GROUP,), code, "boundary", "1",
-                                                              flag_meanings=" ".join(BOUNDARIES))
+def _ends(item: Any, dims: Sequence[str], kind: str, layout: Layout) -> dict[str, tuple[bool, bool]]:
+    """Dimension → whether a boundary's mask holds all of its low and of its high end; without a mask it holds both, as
+    does a periodic one, which can't hold one end only. The_well's dummy data has periodic masks that are empty."""
+    shape = tuple(layout.space[dim] for dim in dims)
+    mask = np.asarray(item["mask"][()]).astype(bool) if "mask" in item else np.ones(shape, bool)
+    lead = mask.ndim - len(shape)
+    if lead < 0 or mask.shape[lead:] != shape:
+        return {}
+    mask = mask.reshape(-1, *shape)
+    if not mask.size or (mask != mask[:1]).any():
+        return {}
+    found = {dim: (bool(mask[0].take(0, axis).all()), bool(mask[0].take(-1, axis).all()))
+             for axis, dim in enumerate(dims)}
+    if kind == "periodic" and len(dims) == 1:
+        return {dims[0]: (True, True)}
+    return {dim: at for dim, at in found.items() if any(at)}

@@ -24,7 +24,7 @@ from sciml.errors import InputError
 class Zarr:
     """Reads Zarr groups as fields or series."""
 
-    options: frozenset[str] = frozenset({"group", "subgroup"})
+    options: frozenset[str] = frozenset({"flatten", "group", "subgroup"})
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if not is_folder(path):
