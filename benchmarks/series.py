@@ -63,7 +63,8 @@ RUNS = Path("runs/bench_series")
 WINDOWS = {"etth1": {"96": 2785, "192": 2689, "336": 2545, "720": 2161},
            "ili": {"24": 170, "36": 158, "48": 146, "60": 134}}
 LOOK_BACKS = (96, 192, 336, 512)
-LONG = ("domains.series.look_back=512", "domains.series.shortest=96")
+LONG = ("domains.series.look_back=512", "domains.series.shortest=96", "domains.series.inputs.spread=true",
+        "train.learning_rate=1e-4", "train.matrix_learning_rate=5e-4")
 SHARE = 0.3
 LEVELS = (0.05, *(round(0.1 * i, 1) for i in range(1, 10)), 0.95)
 UEA = ("natops", "japanese_vowels")

@@ -13,6 +13,7 @@ once per model. Parts:
   chosen by validation Dice, a tenth of the budget a try. SCIML_BENCH_SEEDS: of ours and the peer best on validation.
 - fewshot: 5 labelled volumes, five draws: from masked pretraining on all training volumes, beside from scratch.
 - thick: test volumes averaged to (1, 1, 3) mm, which training has not seen, scored on the original grid.
+- recipes: those of D-Former and SegFormer3D beside ours after 300 steps, on validation: they are no finished models.
 - restore: denoising and undersampled MRI (`benchmarks/volumes_restore.py`).
 - sliding: 512 × 512 × 300: memory above the volume, throughput (`benchmarks/volumes_speed.py`).
 """
@@ -49,11 +50,12 @@ speed = load_script(HERE / "volumes_speed.py")
 tasks = load_script(HERE / "volumes_tasks.py")
 summary = load_script(HERE / "volumes_summary.py").summary
 
-PARTS = ("dice", "peers", "fewshot", "thick", "restore", "sliding")
+PARTS = ("dice", "peers", "fewshot", "thick", "recipes", "restore", "sliding")
 SECONDS = {"dice": 2400.0, "peers": 900.0, "masked": 900.0, "fewshot": 240.0, "restore": 900.0}
 """CPU seconds; `masked` of the pretraining of `fewshot`, whose own are of each fine-tuning."""
 KINDS = ("unet", "segresnet", "swinunetr")
 DRAWS, LABELLED, FACTOR = 5, 5, 3
+OTHERS, FEW_STEPS = ("dformer", "segformer"), 300
 DATA, FLOOR = "hippocampus", "mean_atlas"
 WHOLE = ("domains.volumes.window=[64,64,64]", "domains.volumes.patches.size=[32,48,32]")
 """Peers and ours beside them are trained on patches and judged on whole volumes."""
@@ -77,6 +79,8 @@ def run(place: Path | None = None, runs: Path = RUNS) -> Bench:
             measure_few(bench, plan.seconds, runs)
         elif part == "thick":
             measure_thick(bench, runs / DATA)
+        elif part == "recipes":
+            measure_recipes(bench, runs)
         elif part == "restore":
             load_script(HERE / "volumes_restore.py").measure(bench, plan.seconds["restore"], runs)
         else:
@@ -234,6 +238,22 @@ def measure_thick(bench: Bench, folder: Path) -> None:
     means = [float(np.mean(list(found.values()))) for found in (thicker, plain)]
     say(f"slices of {FACTOR} mm: Dice {means[0]:.4f}, as they are {means[1]:.4f}")
     bench.add(Row(metric=f"{DATA}/thick_{FACTOR}/dice", unit="1", ours=means[0], peer=means[1], peer_name="as_it_is"))
+
+
+def measure_recipes(bench: Bench, runs: Path) -> None:
+    """Validation Dice after the same few steps, beside ours."""
+    rows = {other: f"{DATA}_{other}/steps_{FEW_STEPS}/dice" for other in OTHERS}
+    if all(bench.has(row, DATA) for row in rows.values()):
+        return
+
+    def trained(name: str) -> float:
+        predictor = pretrain(recipe_of(name, *once(FEW_STEPS)), runs / f"{name}_{FEW_STEPS}", overwrite=True)
+        return next(row.value for row in evaluate(predictor, store_of(DATA), "validation").scores
+                    if row.metric == "dice")
+
+    ours = trained(DATA)
+    for other, row in rows.items():
+        bench.add(Row(metric=row, unit="1", ours=trained(f"{DATA}_{other}"), peer=ours, peer_name=DATA))
 
 
 def long_model(folder: Path) -> Path:

@@ -37,7 +37,7 @@ def finetune(source: Path, store_url: str, folder: Path, *, assignments: Sequenc
 
 def prepare(source: Path, store_url: str, assignments: Sequence[str]) -> tuple[Predictor, Recipe, Store]:
     """The checkpoint, extended for the store, and the recipe that adapts it."""
-    store = open_store(store_url)
+    store = open_store(store_url).for_training()
     predictor = checkpoint.load(source)
     recipe = recipe_for(predictor, store, assignments, where=source)
     extend(predictor, store, recipe)

@@ -31,8 +31,8 @@ FREE = ("workers", "checkpoint_every")
 
 
 def open_stores(recipe: Recipe) -> list[Store]:
-    """The recipe's stores, opened and checked. Raises `InputError` naming the entry."""
-    return [open_store(entry.store) for entry in recipe.data]
+    """The recipe's stores, opened and checked, without their test splits. Raises `InputError` naming the entry."""
+    return [open_store(entry.store).for_training() for entry in recipe.data]
 
 
 def begin(folder: Path, recipe: Recipe, predictor: Predictor, stores: Sequence[Store], *,

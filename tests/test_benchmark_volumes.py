@@ -160,3 +160,25 @@ def test_an_unknown_part_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SCIML_BENCH_PARTS", "dice,rice")
     with pytest.raises(InputError, match="rice"):
         bench.common.Plan.of_environment(bench.PARTS, bench.SECONDS)
+
+
+def test_recipes_are_measured_once_beside_ours(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[str] = []
+
+    def pretrain(recipe: Any, folder: Path, *, overwrite: bool) -> str:
+        assert (recipe.train.steps, recipe.train.validate_every) == (300, 300)
+        trained.append(recipe.name)
+        return str(recipe.name)
+
+    dices = {"hippocampus": 0.8, "hippocampus_dformer": 0.7, "hippocampus_segformer": 0.6}
+    monkeypatch.setattr(bench, "pretrain", pretrain)
+    monkeypatch.setattr(bench, "store_of", lambda name: name)
+    monkeypatch.setattr(bench, "evaluate", lambda predictor, store, split: SimpleNamespace(
+        scores=[SimpleNamespace(metric="hd95", value=9.0), SimpleNamespace(metric="dice", value=dices[predictor])]))
+    made = Bench.load_or_new("volumes", place=tmp_path)
+    for _ in range(2):
+        bench.measure_recipes(made, tmp_path / "runs")
+    assert trained == list(dices)
+    assert {row.metric: (row.ours, row.peer, row.peer_name) for row in made.results.rows} == {
+        "hippocampus_dformer/steps_300/dice": (0.7, 0.8, "hippocampus"),
+        "hippocampus_segformer/steps_300/dice": (0.6, 0.8, "hippocampus")}

@@ -108,3 +108,28 @@ def test_regions_do_not_compete_but_classes_do() -> None:
     assert dice_cross_entropy_regions.loss(both, nested, mask) < 0.01
     one = torch.tensor([[[0.0, 1.0, 0.0]] * 4])
     assert dice_cross_entropy.loss(both, one, mask) > 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coarser_answers_weigh_half_as_much_each(kind: str) -> None:
+    """Of three resolutions: 4/7, 2/7 and 1/7 of what each would cost alone."""
+    target = asked(kind)
+    levels = [torch.randn(target.value.shape, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    wanted = sum(weight * losses(kind, y, target) for weight, y in zip((4 / 7, 2 / 7, 1 / 7), levels))
+    torch.testing.assert_close(losses(kind, torch.cat(levels, -1), target), wanted)
+
+
+def test_what_is_repeated_is_asked_for_shares_of_its_cells() -> None:
+    """Cross entropy and Dice of an answer that is the same in two cells are those of one cell whose truth is the mean,
+    but for the cells that Dice adds to both halves."""
+    value = torch.nn.functional.one_hot(torch.tensor([[[[0, 1]]]]), 2).float()
+    y = torch.tensor([0.3, -0.2], requires_grad=True)
+    ones = torch.ones(1, 1, 1, 2, 1, dtype=torch.bool)
+    dice_cross_entropy.loss(y.expand(1, 1, 1, 2, 2), value, ones).sum().backward()
+    p = y.detach().softmax(-1)
+    share = torch.tensor([0.5, 0.5])
+    entropy = p - share
+    ratio_top, ratio_bottom = 2 * 2 * p[1] * 0.5 + 1, 2 * p[1] + 2 * 0.5 + 1
+    slope = -(2 * ratio_bottom - 2 * ratio_top) / ratio_bottom**2 * p[1] * p[0]
+    assert y.grad is not None
+    torch.testing.assert_close(y.grad, entropy + slope * torch.tensor([-1.0, 1.0]))

@@ -1,4 +1,4 @@
-"""The card of series: how far each variate's gate is open to the others, block by block."""
+"""The card of series: forecasts beside floors that need no training, and how far each variate's gate is open."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import xarray as xr
 from torch import Tensor, nn
 
 from sciml.adapter import Meeting, Sample
-from sciml.cards import Entry, Progress
+from sciml.cards import Entry, Progress, judged
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.domains.series.tasks.forecast import Forecast
 from sciml.errors import InputError
+from sciml.handles.series_backtest import CUTOFF, ETS, MODEL, NAIVE, OURS, RIDGE, backtest, scores
+from sciml.handles.series_intervals import model_of_store
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.variate_gate import VariateGate, is_set
 from sciml.operator.operator import Operator
 from sciml.predictor import Predictor
 
+TITLES = {NAIVE: "the seasonal naive", ETS: "AutoETS"}
 WINDOWS = 64
 SHOWN = 8
 """Variates that an entry names; of more, the most and the least open half as many each."""
@@ -91,23 +95,56 @@ def _watched(gates: dict[str, VariateGate]) -> Iterator[list[tuple[str, Tensor, 
 
 def card(predictor: Predictor, store: Store, split: SplitName, assignments: Sequence[str] = (),
          progress: Progress | None = None) -> list[Entry]:
-    """One entry per gate, of at most 64 windows spread over the split: the mean over variates, and which variate how
-    far; empty for a model without gates. Raises `InputError` on assignments: it has none."""
-    if assignments:
-        raise InputError("command line", key="--card", found=", ".join(assignments),
-                         expected="no values: the card of series has none", fix="leave --card away")
-    if not dict(_gates(predictor.operator)):
-        return []
+    """`floors` of forecasts, and `gates`. Value: ``ets=true`` asks AutoETS, too. Raises `InputError` on others."""
+    asked = dict(each.partition("=")[::2] for each in assignments)
+    if set(asked) - {"ets"} or asked.get("ets", "true") not in ("true", "false"):
+        raise InputError("command line", key="--card", found=", ".join(assignments), expected="ets=true",
+                         fix="correct it, or leave --card away")
     adapter = predictor.adapter(store.meta.domain)
     if isinstance(adapter, Meeting):
         adapter = adapter.meeting(store)
         predictor = replace(predictor, adapters={**predictor.adapters, adapter.name: adapter})
-    windows = adapter.open(store, split)
+    made = [*floors(predictor, store, split, ets=asked.get("ets") == "true"), *gates(predictor, store, split)]
+    if progress is not None:
+        progress(1, 1)
+    return made
+
+
+def floors(predictor: Predictor, store: Store, split: SplitName, *, ets: bool = False) -> list[Entry]:
+    """An entry per horizon and floor beside the ridge, which every score stands beside: our mean squared error over the
+    floor's, from origins a horizon apart; it holds if that is at most 1. None of other tasks, or where times follow no
+    step. Raises `InputError` without statsforecast, if asked for AutoETS.
+    """
+    adapter: Any = predictor.adapter(store.meta.domain)
+    if not isinstance(adapter.task, Forecast) or model_of_store(predictor, store).known.clock.stepless:
+        return []
+    made, titles = [], {NAIVE: TITLES[NAIVE]} | ({ETS: TITLES[ETS]} if ets else {})
+    for horizon in (int(question.name) for question in adapter.questions(store, split)):
+        try:
+            frame = backtest(predictor, store, horizon=horizon, split=split, ets=ets)
+        except InputError as error:
+            if error.key != f"{split} split":
+                raise
+            made += [Entry(f"{horizon} steps: mse over that of {title}", float("nan"), "1", 1.0, "open", str(error))
+                     for title in titles.values()]
+            continue
+        found = {row[MODEL]: row["mse"] for row in scores(frame)}
+        told = (f"{frame[CUTOFF].nunique()} origins {horizon} steps apart, ours {found[OURS]:.4g}, "
+                f"ridge {found[RIDGE]:.4g}")
+        made += [judged(f"{horizon} steps: mse over that of {title}", found[OURS] / found[floor], "1", 1.0,
+                        f"{told}, {title} {found[floor]:.4g}") for floor, title in titles.items()]
+    return made
+
+
+def gates(predictor: Predictor, store: Store, split: SplitName) -> list[Entry]:
+    """One entry per gate, of at most 64 windows spread over the split: the mean over variates, and which variate how
+    far; empty for a model without gates."""
+    if not dict(_gates(predictor.operator)):
+        return []
+    windows = predictor.adapter(store.meta.domain).open(store, split)
     indices = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), WINDOWS)).round().astype(int))
     samples = [windows.draw(int(i), np.random.default_rng([0, int(i)]), np.random.default_rng([0, 0])) for i in indices]
     found = openness(predictor, samples)
-    if progress is not None:
-        progress(1, 1)
     return [Entry(f"openness to other variates, {block.item()}", float(row.mean()), "1", None, "", _named(row))
             for block, row in zip(found["block"], found)]
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.command("forecast")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--horizon", required=True, type=click.IntRange(min=1), help="Steps to forecast.")
+@click.option("--horizon", type=click.IntRange(min=1), help="Steps to forecast; of a model without steps, the times "
+              "of --future are.")
 @click.option("--quantiles", metavar="Q,Q,…", default="0.1,0.5,0.9", show_default=True, help="Levels; '' for none.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="A .csv or .parquet file.  [default: printed]")
 @click.option("--id", "id_column", default="id", show_default=True, metavar="COLUMN",
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 @click.option("--time", "timestamp_column", default="timestamp", show_default=True, metavar="COLUMN", help="Times.")
 @click.option("--target", "targets", multiple=True, metavar="COLUMN", help="To forecast; may be repeated.  "
               "[default: all other columns]")
-@click.option("--future", type=click.Path(path_type=Path), help="Table of covariates of the times to come.")
+@click.option("--future", type=click.Path(path_type=Path), help="Table of the times to come, with their covariates.")
 @click.option("--static", type=click.Path(path_type=Path), help="Table of constants, a row per series.")
 @click.option("--calibrate", "store", metavar="STORE",
               help="Store whose validation split tells how far intervals are off; kept in the run folder.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @click.option("--json", "json_", is_flag=True, help="Print the forecast as JSON.")
-def forecast(checkpoint: Path, file: Path, horizon: int, quantiles: str, out: Path | None, id_column: str,
+def forecast(checkpoint: Path, file: Path, horizon: int | None, quantiles: str, out: Path | None, id_column: str,
              timestamp_column: str, targets: tuple[str, ...], future: Path | None, static: Path | None,
              store: str | None, overwrite: bool, json_: bool) -> None:
     """Forecast the steps that follow every series of FILE, a .csv or .parquet table.
@@ -75,7 +76,8 @@ def forecast(checkpoint: Path, file: Path, horizon: int, quantiles: str, out: Pa
         click.echo(f"{out}: {len(made)} rows")
     if calibration is None and len(levels) > 1:
         click.echo("intervals are the model's own, not calibrated", err=True)
-    console.next_command(f"sciml backtest {checkpoint} --data {file} --horizon {horizon}")
+    console.next_command(f"sciml evaluate {checkpoint}" if horizon is None else
+                         f"sciml backtest {checkpoint} --data {file} --horizon {horizon}")
 
 
 def numbers(text: str) -> list[float]:

@@ -34,7 +34,8 @@ def segment(checkpoint: Path, inputs: tuple[Path, ...], out: Path, patterns: tup
             store: str | None, overwrite: bool, json_: bool) -> None:
     """Write a label map of every image of INPUT, files or folders of NIfTI, on the image's own grid.
 
-    Any orientation, spacing and size: large images are taken window by window and written plane by plane. Volumes have
+    Any orientation, spacing and size: large images are taken window by window and written plane by plane. Of 4-D images
+    every frame has a label map, or all have one, as the checkpoint was trained. Volumes have
     a 90 % interval once --calibrate has been given: how far off they were on subjects that were not trained on.
     """
     import torch
@@ -66,8 +67,9 @@ def segment(checkpoint: Path, inputs: tuple[Path, ...], out: Path, patterns: tup
         console.as_json(found)
         return
     rows: list[dict[str, Any]] = [{"image": one["image"], **row} for one in found for row in one["volumes"]]
-    if calibration is None:
-        rows = [{key: row[key] for key in ("image", "structure", "volume_mm3")} for row in rows]
+    told = ["image", *(["time_s"] if any(row["time_s"] is not None for row in rows) else []), "structure", "volume_mm3",
+            *([] if calibration is None else ["low_mm3", "high_mm3"])]
+    rows = [{key: row[key] for key in told} for row in rows]
     console.table(rows)
     for one in found:
         click.echo(one["out"])

@@ -3,10 +3,15 @@
 A volume ``(I, J, K)`` is cut into bricks of `brick` voxels an axis; those at the far edges are smaller, nothing is
 padded. Bricks follow one another in C order, and so do the voxels inside a brick: brick (a, b, c), whose extent is
 (h, w, d), starts at voxel ``a·brick·J·K + h·b·brick·K + h·w·c·brick``. All of a row of bricks (a, b, ·) is one stretch.
+
+A store with frames has them one after the other, each a volume in bricks: a subject has ``I·J·K·T`` rows of the ragged
+dimension ``voxel``, and ``T`` of ``frame``, of which ``frame_time`` are the seconds. What is the same in all frames has
+``I·J·K`` rows of the ragged dimension ``place``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +19,7 @@ import numpy as np
 from sciml.data.store import Store
 from sciml.errors import InputError
 
+VOXEL, FRAME, PLACE, TIME = "voxel", "frame", "place", "frame_time"
 BRICK = 32
 """Voxels an axis: 128 KiB of float32, two chunks of a ragged variable."""
 Stretch = tuple[int, int, slice]
@@ -54,9 +60,10 @@ def _bricks(shape: Sequence[int], brick: int) -> Iterator[tuple[slice, slice, sl
         yield i, j, k
 
 
-def read(store: Store, name: str, subject: int, low: Sequence[int] = (0, 0, 0),
-         high: Sequence[int] | None = None) -> np.ndarray:
+def read(store: Store, name: str, subject: int, low: Sequence[int] = (0, 0, 0), high: Sequence[int] | None = None,
+         frames: slice = slice(None)) -> np.ndarray:
     """The box ``low ≤ (i, j, k) < high`` of a subject's variable, ``(i, j, k)``; without `high`, up to the far corner.
+    Of what has frames these, ``(i, j, k, t)``.
 
     Only bricks that the box meets are read, those that lie one after the other in one call. Raises `IndexError` for a
     box outside the volume and `InputError` as `sciml.data.store.Store.read` does.
@@ -67,14 +74,16 @@ def read(store: Store, name: str, subject: int, low: Sequence[int] = (0, 0, 0),
     start, stop = tuple(map(int, low)), shape if high is None else tuple(map(int, high))
     if len(start) != 3 or len(stop) != 3 or not all(0 <= a <= b <= n for a, b, n in zip(start, stop, shape)):
         raise IndexError(f"{store.url} {name}: box {start} … {stop} of a volume {shape}")
-    box = np.empty([b - a for a, b in zip(start, stop)], store.lazy()[name].dtype)
-    if not box.size:
-        return box
-    for layer in range(start[0] // brick, -(-stop[0] // brick)):
-        across = slice(layer * brick, min((layer + 1) * brick, shape[0]))
-        for first, last, rows in _stretches(shape, brick, across, start, stop):
-            _place(box, store.read(name, subject, first, last), (across, rows), shape, brick, start, stop)
-    return box
+    chosen = range(len(times(store, subject)))[frames] if timed(store, name) else range(1)
+    boxes = np.empty([len(chosen), *(b - a for a, b in zip(start, stop))], store.lazy()[name].dtype)
+    for box, frame in zip(boxes, chosen):
+        base = frame * math.prod(shape)
+        for layer in range(start[0] // brick, -(-stop[0] // brick)) if box.size else ():
+            across = slice(layer * brick, min((layer + 1) * brick, shape[0]))
+            for first, last, rows in _stretches(shape, brick, across, start, stop):
+                _place(box, store.read(name, subject, base + first, base + last), (across, rows), shape, brick, start,
+                       stop)
+    return np.moveaxis(boxes, 0, -1) if timed(store, name) else boxes[0]
 
 
 def _stretches(shape: tuple[int, ...], brick: int, across: slice, start: tuple[int, ...],
@@ -116,6 +125,18 @@ def size(store: Store, subject: int) -> tuple[int, int, int]:
     """Voxels along the axes of the array, as the file has them."""
     i, j, k = (int(n) for n in store.read("size", subject))
     return i, j, k
+
+
+def timed(store: Store, name: str) -> bool:
+    """Whether a variable has a value in every frame."""
+    return FRAME in store.meta.ragged and store.meta.variables[name].dims[:1] == (VOXEL,)
+
+
+def times(store: Store, subject: int) -> np.ndarray:
+    """``(T,)`` float64: seconds of a subject's frames, ascending; empty in a store without frames."""
+    if FRAME not in store.meta.ragged:
+        return np.zeros(0)
+    return np.asarray(store.read(TIME, subject), np.float64)
 
 
 def affine(store: Store, subject: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sciml.data.readers import _table as cells
 from sciml.data.readers.guess import numbers
+from sciml.data.rhythm import calendar, stepped
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def table_of_frame(frame: pd.DataFrame, columns: Columns, options: Mapping[str, 
     table = Table(columns, names, count, order, time[order],
                   _numbers(frame, columns.targets, where)[order], _numbers(frame, columns.known, where)[order],
                   np.zeros((len(names), 0)), ())
-    table = _regular(table, options, where)
+    table = regular(table, options, where)
     starts = order[np.concatenate([[0], np.cumsum(count)[:-1]])]
     for name in columns.static:
         text = frame[name].to_numpy()
@@ -192,8 +193,9 @@ def _numbers(frame: pd.DataFrame, names: Sequence[str], where: object) -> np.nda
     return np.stack(columns, -1) if columns else np.zeros((len(frame), 0))
 
 
-def _regular(table: Table, options: Mapping[str, Any], where: object) -> Table:
-    """The table, its rows in order and in one step; with ``irregular: fill`` with rows put in."""
+def regular(table: Table, options: Mapping[str, Any], where: object) -> Table:
+    """The table, its rows in order and in one step; with ``irregular: fill`` with rows put in. Raises `InputError` as
+    `table_of_frame` on times out of order, and unless ``irregular: keep`` on others that break the rhythm."""
     at, inside = numbers(table.time), np.ones(max(len(table.time) - 1, 0), bool)
     inside[table.offset[1:-1] - 1] = False
     gaps = np.diff(at)
@@ -208,6 +210,18 @@ def _regular(table: Table, options: Mapping[str, Any], where: object) -> Table:
         table = _spread(table, series)
     _same_step(table, where)
     return table
+
+
+def irregular(table: Table) -> bool:
+    """Whether times follow no step, or not the same one in all series."""
+    series = [_of(table, int(i)) for i in np.flatnonzero(table.count > 1)]
+    if not all(stepped(times) for times in series):
+        return True
+    names = {calendar(times) for times in series if len(times) > 2}
+    if names - {""}:
+        return len(names) > 1
+    steps = np.array([np.median(np.diff(numbers(times))) for times in series])
+    return not np.allclose(steps, steps[:1], rtol=1e-4, atol=0.0)
 
 
 def _even(gaps: np.ndarray) -> bool:
@@ -280,11 +294,13 @@ def _with_traits(table: Table, static: pd.DataFrame, name: str | None, where: ob
 
 
 def _ahead(table: Table, future: pd.DataFrame, options: Mapping[str, Any]) -> Table:
-    """The future rows of every series, in the table's order: they go on where it ends, and hold all known columns."""
+    """The future rows of every series, in the table's order: they go on where it ends, in its steps unless
+    ``irregular: keep``, and hold all known columns."""
     columns = replace(table.columns, targets=(), static=())
     needed = [name for name in (columns.id, columns.time, *columns.known) if name is not None]
     absent = [name for name in needed if name not in future.columns]
-    if absent or not columns.known:
+    keep = options.get("irregular") == "keep"
+    if absent or not (columns.known or keep):
         raise InputError("future", key="columns", found=f"no {absent[0]}" if absent else "no known covariates",
                          expected=", ".join(needed), fix="add it, or leave future out")
     ahead = table_of_frame(future, columns, {**options, "irregular": "keep"}, "future")
@@ -301,7 +317,7 @@ def _ahead(table: Table, future: pd.DataFrame, options: Mapping[str, Any]) -> Ta
         raise InputError("future", key=f"row {ahead.row[at] + 1}, column {columns.known[column]}", found="no value",
                          expected="known covariates in every future row", fix="fill it in, or leave the column out")
     for i in range(len(table.names)):
-        _follows(table, ahead, i)
+        _follows(table, ahead, i, keep)
     return ahead
 
 
@@ -314,15 +330,16 @@ def ordered(table: Table, order: np.ndarray) -> Table:
                    time=table.time[rows], value=table.value[rows], known=table.known[rows], static=table.static[order])
 
 
-def _follows(table: Table, ahead: Table, i: int) -> None:
+def _follows(table: Table, ahead: Table, i: int, keep: bool) -> None:
     times, later = _of(table, i), _of(ahead, i)
     both = np.concatenate([times[-3:], later])
     gaps = np.diff(numbers(both))
-    if times.dtype.kind != later.dtype.kind or (gaps <= 0).any() or not cells.is_regular(both, gaps):
+    if times.dtype.kind != later.dtype.kind or (gaps <= 0).any() or not (keep or cells.is_regular(both, gaps)):
         raise InputError("future", key=_key(ahead, i, int(ahead.row[ahead.offset[i]])),
                          found=f"{len(later)} rows, {later[0]} … {later[-1]}, after {times[-1]}",
-                         expected="the times that follow the last one, in the same steps",
-                         fix="start the future right after the history, without gaps")
+                         expected="times after the last one" + ("" if keep else ", which follow it in the same steps"),
+                         fix="leave the others out; the task impute fills in times between" if keep else
+                         "start the future right after the history, without gaps")
 
 
 def _of(table: Table, i: int) -> np.ndarray:

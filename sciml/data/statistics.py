@@ -161,7 +161,7 @@ def _keys(name: str, members: Sequence[str] | None) -> Iterator[tuple[str, int]]
 
 
 def _leads(steps: int) -> tuple[int, ...]:
-    return tuple(1 << i for i in range(max(steps - 1, 0).bit_length()))
+    return tuple(sorted({*(1 << i for i in range(max(steps - 1, 0).bit_length())), *([steps - 1] if steps > 1 else [])}))
 
 
 def runs(blocks: Sequence[Block], timed: bool) -> list[tuple[int, int, int, int]]:

@@ -15,6 +15,7 @@ from sciml.data.chunks import ChunkReader, zarr_store
 from sciml.data.guard import check_arrays, check_read_whole, chunk_shapes, local_path, read_metadata, refuse_links
 from sciml.data.ragged import check_described, offsets
 from sciml.data.schema import STORE_SCHEMA, StoreMeta, array_dims
+from sciml.data.withheld import Stretch, Withheld, refusal, without_values
 from sciml.data.write import Accept, Progress, StoreDraft, write_group
 from sciml.errors import InputError
 from sciml.recipe import validate
@@ -101,13 +102,19 @@ def _check_consistent(url: str, meta: StoreMeta, arrays: dict[str, Any]) -> None
 class Store:
     """A checked store, open for reading. Cheap to pickle: a copy reopens by URL, with an empty cache."""
 
-    def __init__(self, meta: StoreMeta, reader: ChunkReader, offsets: dict[str, np.ndarray]) -> None:
+    def __init__(self, meta: StoreMeta, reader: ChunkReader, offsets: dict[str, np.ndarray],
+                 withheld: Withheld | None = None) -> None:
         self.meta, self.url, self.cache_bytes, self.layout = meta, reader.url, reader.cache_bytes, reader.layout
-        self._reader, self._offsets = reader, offsets
+        self._reader, self._offsets, self._withheld = reader, offsets, withheld
         self._lazy: xr.Dataset | None = None
+        self._visible: dict[tuple[str, int], tuple[Stretch, ...]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.url, self.cache_bytes)
+        return _reopen, (self.url, self.cache_bytes, self._withheld is not None)
+
+    def for_training(self) -> Store:
+        """The same, whose test split can't be read: `read` and the variables of `lazy` raise `InputError` there."""
+        return Store(self.meta, self._reader, self._offsets, Withheld.of(self.meta))
 
     def __repr__(self) -> str:
         return f"Store({self.url!r}, {self.meta.domain}/{self.meta.dataset}, {self.meta.groups} {self.meta.group_dim})"
@@ -115,7 +122,9 @@ class Store:
     def lazy(self) -> xr.Dataset:
         """All variables and coordinates, decoded, without dask: what is indexed is what is read."""
         if self._lazy is None:
-            self._lazy = _open_dataset(self.url)
+            dataset = _open_dataset(self.url)
+            hidden = self.meta.variables if self._withheld is not None and self._withheld.test else {}
+            self._lazy = without_values(dataset, list(hidden), self.url) if hidden else dataset
         return self._lazy
 
     def dataset(self) -> xr.Dataset:
@@ -129,7 +138,8 @@ class Store:
         """One group's values ``(time, ...)`` for start ≤ t < stop, or ``(...)`` of a variable without time; of a ragged
         variable the group's own rows start … stop, ``(rows, ...)``; a copy.
 
-        Raises `InputError` on an unknown variable and `IndexError` outside the store.
+        Raises `InputError` on an unknown variable, or on what is `for_training` and of test, and `IndexError` outside
+        the store.
         """
         known = self.meta.variables.get(variable)
         if known is None:
@@ -137,6 +147,8 @@ class Store:
                              expected=f"one of {', '.join(self.meta.variables)}", fix="correct the name")
         if not 0 <= group < self.meta.groups:
             raise IndexError(f"{self.url}: {self.meta.group_dim} {group} of {self.meta.groups}")
+        if self._withheld is not None and group in self._withheld.test:
+            self._check_visible(variable, group, start, stop)
         if known.dims and known.dims[0] in self._offsets:
             low, high = (int(at) for at in self._offsets[known.dims[0]][group:group + 2])
             start, stop = 0 if start is None else start, high - low if stop is None else stop
@@ -146,6 +158,38 @@ class Store:
         if self.meta.evolves(variable):
             return self._reader.evolving(variable, group, start, stop)
         return self._reader.constant(variable, group)
+
+    def visible(self, variable: str, group: int) -> tuple[Stretch, ...]:
+        """Stretches ``start ≤ t < stop`` of a group's steps or rows that `read` gives; ``(0, 1)`` of a variable without
+        either. All there are, unless the store is `for_training`."""
+        if (variable, group) not in self._visible:
+            length = self._length(variable, group)
+            self._visible[variable, group] = ((0, length),) if self._withheld is None else self._withheld.visible(
+                self.meta, variable, group, length, lambda: self._event_steps(variable, group))
+        return self._visible[variable, group]
+
+    def _check_visible(self, variable: str, group: int, start: int | None, stop: int | None) -> None:
+        low, high = 0 if start is None else start, self._length(variable, group) if stop is None else stop
+        if low < high and not any(a <= low and high <= b for a, b in self.visible(variable, group)):
+            raise refusal(self.url, variable, f"{self.meta.group_dim} {group}, {low}:{high}")
+
+    def _length(self, variable: str, group: int) -> int:
+        """Of a group's steps or rows; 1 of a variable without either."""
+        dims = self.meta.variables[variable].dims
+        if dims and dims[0] in self._offsets:
+            return int(self.rows(dims[0])[group])
+        return len(self.coord(dims[0])) if self.meta.evolves(variable) else 1
+
+    def _event_steps(self, variable: str, group: int) -> np.ndarray:
+        """``(rows,)`` the step of time in which each event of a group is. Raises `InputError` if no variable tells."""
+        dim, (clock, axis) = self.meta.variables[variable].dims[0], next(
+            (name, axis) for name, axis in self.meta.axes.items() if axis.kind == "time")
+        named = [name for name, v in self.meta.variables.items() if v.role == "event" and v.dims == (dim,)
+                 and v.unit == axis.unit]
+        if len(named) != 1:
+            raise refusal(self.url, variable, f"{self.meta.group_dim} {group}, rows of unknown time,")
+        low, high = (int(at) for at in self._offsets[dim][group:group + 2])
+        return np.searchsorted(self.coord(clock), self._reader.rows(named[0], low, high), side="right") - 1
 
     def rows(self, dim: str) -> np.ndarray:
         """How many rows of a ragged dimension each group has, ``(groups,)`` int64; raises `InputError` if there is no
@@ -178,8 +222,9 @@ class Store:
         return self._reader.held
 
 
-def _reopen(url: str, cache_bytes: int) -> Store:
-    return open_store(url, cache_bytes=cache_bytes)
+def _reopen(url: str, cache_bytes: int, training: bool) -> Store:
+    store = open_store(url, cache_bytes=cache_bytes)
+    return store.for_training() if training else store
 
 
 def _open_dataset(url: str) -> xr.Dataset:

@@ -95,6 +95,10 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
     if not isinstance(adapter, Fields):
         raise InputError("export", key="domain", found=repr(batch.domain), expected="'fields'",
                          fix="export a step of fields; other domains are rolled out by `sciml rollout`")
+    projections = adapter.config.project
+    if projections.divergence_free or projections.mean:
+        raise InputError("export", key="project", found="projections after every step", expected="none",
+                         fix="roll it out with `sciml rollout`, which keeps them")
     if batch.conditions.context is not None or batch.packed_axis is not None:
         raise InputError("export", key="batch", found="a context or a packed axis", expected="one lattice of fields",
                          fix="roll it out with `sciml rollout`")
@@ -239,9 +243,8 @@ def curves(adapter: Fields, form: StepForm) -> tuple[np.ndarray, np.ndarray]:
     """Damping and gain of every channel ``(K, C)`` over whole wavenumbers; the shorter ones keep their last value."""
     known, columns = adapter.datasets[form.dataset], []
     for own in adapter.spectra[form.dataset].values():
-        nearest = min(own, key=lambda steps: abs(np.log(steps * known.dt / form.lead.elapsed)))
-        count = own[nearest].shape[1]
-        columns.append(spectral.gains(own[nearest], [2 * (count - 1)], [1.0], adapter.config.spectral))
+        curve = spectral.between(own, form.lead.elapsed / known.dt)
+        columns.append(spectral.gains(curve, [2 * (curve.shape[1] - 1)], [1.0], adapter.config.spectral))
     longest = max(len(damping) for damping, _ in columns)
     damping, gain = (np.stack([np.pad(column[part], (0, longest - len(column[part])), mode="edge")
                                for column in columns], -1) for part in (0, 1))

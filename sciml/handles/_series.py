@@ -52,7 +52,7 @@ class Model:
 
     @property
     def look_back(self) -> int:
-        return min(self.adapter.config.look_back_of(self.known.name), self.task.of(self.known.name).ridge.look_back)
+        return min(self.adapter.config.look_back_of(self.known.name), self.task.of(self.known.name).look_back)
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -64,8 +64,9 @@ class Model:
 
     def reach(self, horizon: int, done: int = 0) -> int:
         """Cells of the next part of a forecast: of the horizons it was fitted for, the shortest that is as long as all
-        that is asked, else the longest; with covariates no more than what is left, as they aren't known further."""
-        if self.known.covariates.names:
+        that is asked, else the longest; with covariates, or where times follow no step, no more than what is left, as
+        they aren't known further."""
+        if self.known.covariates.names or self.known.clock.stepless:
             return min(horizon - done, self.horizons[-1])
         return next((h for h in self.horizons if h >= horizon), self.horizons[-1])
 
@@ -73,7 +74,8 @@ class Model:
 @dataclass(frozen=True)
 class Histories:
     """Windows of the same variates and length: values ``(B, V, L)``, last ``(B,)`` ticks of the last cells, members
-    ``(V,)`` places among the data set's variates, covariates ``(B, L + H, K)`` and constants ``(B, K)`` if it has any.
+    ``(V,)`` places among the data set's variates, covariates ``(B, L + H, K)`` and constants ``(B, K)`` if it has any,
+    ticks ``(B, L + H)`` of all cells where times follow no step.
     """
 
     values: np.ndarray
@@ -81,11 +83,13 @@ class Histories:
     members: np.ndarray
     covariates: np.ndarray | None = None
     static: np.ndarray | None = None
+    ticks: np.ndarray | None = None
 
     def rows(self, chosen: slice | np.ndarray) -> Histories:
         """Some of the windows."""
-        covariates, static = (None if x is None else x[chosen] for x in (self.covariates, self.static))
-        return Histories(self.values[chosen], self.last[chosen], self.members, covariates, static)
+        covariates, static, ticks = (None if x is None else x[chosen]
+                                     for x in (self.covariates, self.static, self.ticks))
+        return Histories(self.values[chosen], self.last[chosen], self.members, covariates, static, ticks)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def forecast(model: Model, given: Histories, horizon: int, levels: Sequence[floa
 
 def _forecast(model: Model, given: Histories, horizon: int, levels: Sequence[float]) -> np.ndarray:
     """``(B, V, horizon, 1 + A)`` mean and quantiles."""
-    step, length = model.known.clock.step, min(given.values.shape[2], model.look_back)
+    clock, length = model.known.clock, min(given.values.shape[2], model.look_back)
     values = given.values[..., -length:]
     mean, std = _scale(model, values, given.members)
     history = torch.from_numpy(((values - mean) / std).astype(np.float32))
@@ -147,13 +151,17 @@ def _forecast(model: Model, given: Histories, horizon: int, levels: Sequence[flo
     carried = torch.zeros(())
     while done < horizon:
         ahead = model.reach(horizon, done)
-        ticks = last[:, None] + step * np.arange(1 - history.shape[-1], ahead + 1)
+        if given.ticks is None:
+            ticks = clock.later(last[:, None], np.arange(1 - history.shape[-1], ahead + 1))
+        else:
+            now = given.values.shape[2] + done
+            ticks = given.ticks[:, now - history.shape[-1]:now + ahead]
         window = _window(history, observed, ticks, given.members)
         made, off = _ahead(model, _accompanied(window, model.known, given, given.values.shape[2] + done),
                            levels)
         off = (off.sign() * torch.hypot(off, carried)).sort(-1).values
         parts.append(torch.cat([made[..., None], made[..., None] + off], -1))
-        done, carried, last = done + ahead, off[:, :, -1:], last + step * ahead
+        done, carried, last = done + ahead, off[:, :, -1:], ticks[:, -1]
         history = torch.cat([history, made], -1)[..., -model.look_back:]
         observed = torch.cat([observed, torch.ones_like(made, dtype=torch.bool)], -1)[..., -model.look_back:]
     whole = torch.cat(parts, -2)[:, :, :horizon].double().numpy()
@@ -238,16 +246,10 @@ def ticks_of(known: Known, time: np.ndarray, offset: np.ndarray, where: object) 
     Raises `InputError` unless every series goes on in the data set's own steps.
     """
     clock = known.clock
-    if (time.dtype.kind == "M") != (clock.kind == "calendar"):
-        raise InputError(where, key="timestamp", found=str(time.dtype), expected=f"{clock.kind} times, as fitted",
-                         fix="give the column the type it had in the store")
-    if clock.kind == "calendar":
-        ticks = time.astype("datetime64[ns]").astype(np.int64)
-    else:
-        ticks = np.rint((time - clock.origin) / clock.dt).astype(np.int64)
+    ticks = clock.places(time, where=where)
     inside = np.ones(max(len(ticks) - 1, 0), bool)
     inside[offset[1:-1] - 1] = False
-    wrong = np.flatnonzero(inside & (np.diff(ticks) != clock.step))
+    wrong = np.flatnonzero(inside & ~clock.follow(ticks))
     if len(wrong):
         at = int(wrong[0])
         raise InputError(where, key="timestamp", found=f"{time[at]}, then {time[at + 1]}", expected=clock.describe(),

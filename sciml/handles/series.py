@@ -28,11 +28,12 @@ WHERE = "frame"
 ID, TIME, NAME, MEAN = "id", "timestamp", "target_name", "predictions"
 
 
-def forecast(predictor: Predictor, frame: pd.DataFrame, *, horizon: int, quantiles: Sequence[float] = (),
+def forecast(predictor: Predictor, frame: pd.DataFrame, *, horizon: int | None = None, quantiles: Sequence[float] = (),
              id_column: str = ID, timestamp_column: str = TIME, target: str | Sequence[str] | None = None,
-             future: pd.DataFrame | None = None, static: pd.DataFrame | None = None,
+             future: pd.DataFrame | Sequence[Any] | None = None, static: pd.DataFrame | None = None,
              calibration: Calibration | None = None, progress: Progress | None = None) -> pd.DataFrame:
-    """The `horizon` steps that follow every series of a frame: a row per series, target and step, in their order.
+    """The `horizon` steps that follow every series of a frame: a row per series, target and step, in their order. Where
+    times follow no step, the times of `future` instead: a frame with a row for each, or times asked of all series.
 
     frame: long, a row per series and time, or without `id_column` wide, one series; a long frame with one target whose
     series are the variates of the data set is taken as wide, all going on from the last time of any. Look-backs may be
@@ -45,21 +46,24 @@ def forecast(predictor: Predictor, frame: pd.DataFrame, *, horizon: int, quantil
     Raises `InputError` that names row and column for times that repeat, go back or leave their step, for text among
     numbers, covariates that are missing, and columns that the checkpoint doesn't know.
     """
-    levels = checked(horizon, quantiles)
+    levels = checked(1 if horizon is None else horizon, quantiles)
     named = id_column if id_column != ID or _has(frame, id_column) else None
+    future = _rows_of_times(future, frame, named, timestamp_column)
     known = () if future is None else tuple(str(c) for c in future.columns if c not in (named, timestamp_column))
     table, ahead = tables_of_frame(frame, timestamp_column=timestamp_column, id_column=named, known=known, where=WHERE,
                                    targets=[target] if isinstance(target, str) else target, future=future,
-                                   static=() if static is None else static)
+                                   static=() if static is None else static,
+                                   options={"irregular": "keep"} if stepless(predictor, frame) else None)
     model, table = model_of(predictor, table, frame.attrs.get("dataset"))
-    made, last = forecast_table(model, table, horizon, levels, ahead=ahead, progress=progress)
+    made, ticks, asked = _asked(model, table, ahead, horizon, levels, progress)
     if calibration is not None:
         made = calibration.applied(made, levels, model.known.name, members_of(model, table))
-    clock = model.known.clock
-    moments = clock.times(last[:, None] + clock.step * np.arange(1, horizon + 1))
+    moments = model.known.clock.times(ticks)
     ids, names = _names(frame, table, named)
-    return _rows({named or ID: ids, timestamp_column: _zoned(moments, frame, timestamp_column, table), NAME: names},
+    rows = _rows({named or ID: ids, timestamp_column: _zoned(moments, frame, timestamp_column, table), NAME: names},
                  made, levels)
+    beyond = np.arange(ticks.shape[1]) >= asked[:, None, None]
+    return rows[~np.broadcast_to(beyond, made.mean.shape).reshape(-1)].reset_index(drop=True) if beyond.any() else rows
 
 
 def checked(horizon: int, quantiles: Sequence[float]) -> tuple[float, ...]:
@@ -108,6 +112,82 @@ def _guest(table: Table) -> Known:
                  resolvable(clock, int(table.count[longest]), tuple(PERIODS_NS)))
 
 
+def stepless(predictor: Predictor, frame: pd.DataFrame) -> bool:
+    """Whether the data set that a frame names, or any that the checkpoint knows, has times that follow no step."""
+    named = frame.attrs.get("dataset")
+    return any(one.clock.stepless for name, one in series_of(predictor).datasets.items() if named in (None, name))
+
+
+def _rows_of_times(future: Any, frame: pd.DataFrame, named: str | None, column: str) -> pd.DataFrame | None:
+    """Times asked of all series as a row for each."""
+    import pandas as pd
+
+    if future is None or isinstance(future, pd.DataFrame):
+        return future
+    asked = pd.DataFrame({column: pd.Index(future)})
+    if named is None:
+        return asked
+    ids = pd.unique(frame[named] if named in frame.columns else frame.index.get_level_values(named))
+    return pd.DataFrame({named: ids}).merge(asked, how="cross")
+
+
+def _asked(model: Model, table: Table, ahead: Table | None, horizon: int | None, levels: Sequence[float],
+           progress: Progress | None) -> tuple[Made, np.ndarray, np.ndarray]:
+    """Forecasts, their ticks ``(S, H)`` and how many ``(S,)`` of them are asked for. Raises `InputError` unless steps
+    are asked for where there are some, and times where there are none."""
+    clock = model.known.clock
+    if clock.stepless:
+        if horizon is not None or ahead is None:
+            raise InputError(WHERE, key="horizon" if horizon is not None else "future", found=horizon or "none",
+                             expected=f"times that are asked for: those of {model.known.name} follow no step",
+                             fix="leave horizon out; future=[…] for all series, or a frame with a row for each time")
+        return forecast_times(model, table, ahead, levels, progress)
+    if horizon is None:
+        raise InputError(WHERE, key="horizon", found="none", expected="a number of steps", fix="for example horizon=24")
+    made, last = forecast_table(model, table, horizon, levels, ahead=ahead, progress=progress)
+    ticks = clock.later(last[:, None], np.arange(1, horizon + 1))
+    return made, ticks, np.full(len(ticks), horizon)
+
+
+def forecast_times(model: Model, table: Table, ahead: Table, levels: Sequence[float],
+                   progress: Progress | None = None) -> tuple[Made, np.ndarray, np.ndarray]:
+    """Of every series of a table at its times in `ahead`: forecasts, the ticks ``(S, H)`` of those times, and how many
+    ``(S,)`` count. Series with as many rows and times go together."""
+    if len(table.names) < len(ahead.names):
+        ahead = _across(replace(ahead, value=np.zeros((len(ahead.time), 1))))
+    _refuse_covariates(model, table, ahead, 0)
+    members, width = members_of(model, table), int(ahead.count.max())
+    past, later = (ticks_of(model.known, each.time, each.offset, WHERE) for each in (table, ahead))
+    shape, used = (len(table.names), len(members), width), np.minimum(table.count, model.look_back)
+    made = Made(np.full(shape, np.nan), np.full((*shape, len(levels)), np.nan))
+    ticks, done = np.repeat(past[table.offset[1:] - 1][:, None], width, 1), 0
+    for length, asked in np.unique(np.stack([used, ahead.count], 1), axis=0).tolist():
+        rows = np.flatnonzero((used == length) & (ahead.count == asked))
+        cells = table.offset[rows + 1][:, None] + np.arange(-length, 0)
+        following = ahead.offset[rows][:, None] + np.arange(asked)
+        ticks[rows, :asked] = later[following]
+        covariates, static = _beside(model, table, ahead, cells, following, rows)
+        given = Histories(table.value[cells].swapaxes(1, 2), past[cells[:, -1]], members, covariates, static,
+                          np.concatenate([past[cells], later[following]], 1))
+        part = forecast_windows(model, given, asked, levels)
+        made.mean[rows, :, :asked], made.quantiles[rows, :, :asked] = part.mean, part.quantiles
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(table.names))
+    return made, ticks, ahead.count
+
+
+def _beside(model: Model, table: Table, ahead: Table | None, cells: np.ndarray, later: np.ndarray,
+            rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Covariates ``(B, L + H, K)`` of these rows of a table and of what is ahead, constants ``(B, K)`` of series."""
+    covariates, names = None, model.known.covariates.names
+    if ahead is not None and names:
+        known = np.concatenate([table.known[cells], ahead.known[later]], 1)
+        covariates = known[..., [table.columns.known.index(name) for name in names]]
+    order = [table.traits.index(name) for name in model.known.static.names]
+    return covariates, table.static[rows][:, order] if order else None
+
+
 def forecast_table(model: Model, table: Table, horizon: int, levels: Sequence[float], *, ahead: Table | None = None,
                    progress: Progress | None = None) -> tuple[Made, np.ndarray]:
     """Of every series of a table; and the ticks of their last rows. Series with as many rows go together."""
@@ -118,13 +198,8 @@ def forecast_table(model: Model, table: Table, horizon: int, levels: Sequence[fl
     done = 0
     for length, rows in by_length(table.count, model.look_back):
         cells = table.offset[rows + 1][:, None] + np.arange(-length, 0)
-        covariates = None
-        if ahead is not None:
-            later = ahead.offset[rows][:, None] + np.arange(horizon)
-            covariates = np.concatenate([table.known[cells], ahead.known[later]], 1)[..., [
-                table.columns.known.index(name) for name in model.known.covariates.names]]
-        order = [table.traits.index(name) for name in model.known.static.names]
-        static = table.static[rows][:, order] if order else None
+        later = cells[:, -1:] if ahead is None else ahead.offset[rows][:, None] + np.arange(horizon)
+        covariates, static = _beside(model, table, ahead, cells, later, rows)
         given = Histories(table.value[cells].swapaxes(1, 2), ticks[cells[:, -1]], members, covariates, static)
 
         def tick(count: int, _: int, before: int = done) -> None:

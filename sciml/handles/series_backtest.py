@@ -234,7 +234,7 @@ def _frame(model: Model, asked: Sequence[Windows], made: dict[str, Made], levels
     ids = np.concatenate([np.asarray(part.ids, object) for part in asked])
     names = np.array([known.variates[i] for i in members], object)
     shared = {ID: ids[:, None, None], CUTOFF: known.clock.times(last), NAME: names[:, None], TRUTH: truth,
-              TIME: known.clock.times(last + known.clock.step * np.arange(1, horizon + 1))}
+              TIME: known.clock.times(known.clock.later(last, np.arange(1, horizon + 1)))}
     columns = {name: np.broadcast_to(values, truth.shape).reshape(-1) for name, values in shared.items()}
     parts = [pd.DataFrame({MODEL: name, **{c: columns[c] for c in (ID, CUTOFF, TIME, NAME, TRUTH)},
                            MEAN: one.mean.reshape(-1),

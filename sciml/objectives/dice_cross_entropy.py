@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciml.losses import Segments
-from sciml.objectives.contract import mean_over_heads
+from sciml.objectives.contract import mean_over_heads, over_levels
 from sciml.tokens import Outputs, TokenBatch
 
 SMOOTH = 1.0
@@ -48,8 +48,8 @@ def loss(prediction: Tensor, value: Tensor, mask: Tensor, segments: Segments | N
 
 
 def objective(outputs: Outputs, batch: TokenBatch) -> Tensor:
-    """``(S,)`` one value per sample, mean over heads; 0 at the truth."""
-    return mean_over_heads(loss, outputs, batch)
+    """``(S,)`` one value per sample, mean over heads and, where an output has several, resolutions; 0 at the truth."""
+    return mean_over_heads(over_levels(loss), outputs, batch)
 
 
 PLUGIN = objective

@@ -65,15 +65,24 @@ def activate(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return F.leaky_relu(F.instance_norm(x, weight=gain.to(x.dtype), bias=shift.to(x.dtype), eps=EPSILON), SLOPE)
 
 
-def channels_first(x: Tensor) -> Tensor:
-    """``(B, *lattice, c)`` of one to three axes → ``(B, c, X, Y, Z)``, missing axes of size 1."""
+def leading(axes: Sequence[Axis]) -> int:
+    """How many axes come before the ones that convolutions act along: those in front that are not merged (frames). What
+    lies along them is folded into the batch, so that it is treated alike."""
+    return next((i for i, axis in enumerate(axes) if axis.coarsen), 0)
+
+
+def channels_first(x: Tensor, lead: int = 0) -> Tensor:
+    """``(B, *lead, *lattice, c)``, a lattice of one to three axes → ``(B · lead, c, X, Y, Z)``, missing axes of size 1.
+    """
+    x = x.flatten(0, lead)
     missing = 5 - x.ndim
     return x.reshape(*x.shape[:-1], *[1] * missing, x.shape[-1]).movedim(-1, 1).contiguous()
 
 
-def channels_last(x: Tensor, rank: int) -> Tensor:
-    """The inverse of `channels_first`."""
-    return x.movedim(1, -1).reshape(x.shape[0], *x.shape[2: 2 + rank], x.shape[1])
+def channels_last(x: Tensor, rank: int, lead: Sequence[int] = ()) -> Tensor:
+    """The inverse of `channels_first`; lead: sizes of the axes that were folded."""
+    y = x.movedim(1, -1).reshape(x.shape[0], *x.shape[2: 2 + rank], x.shape[1])
+    return y.unflatten(0, (-1, *lead)) if lead else y
 
 
 def scales(patch: int) -> int:
@@ -102,8 +111,10 @@ def strides(sizes: Sequence[int], count: int) -> list[tuple[int, ...]]:
 
 
 def refuse_axes(axes: Sequence[Axis], where: str) -> None:
-    """Raises `InputError` unless there are one to three axes, all ordered, and none is causal or packed."""
+    """Raises `InputError` unless there are one to three axes behind the `leading` ones, all ordered, and none is causal
+    or packed."""
     bad = [axis.name for axis in axes if axis.kind == "set" or axis.causal or axis.segment is not None]
-    if bad or not 1 <= len(axes) <= 3:
+    if bad or not 1 <= len(axes) - leading(axes) <= 3:
         raise InputError(where, key="stem", found=f"convolution over {', '.join(axis.name for axis in axes)}",
-                         expected="one to three axes of space, or of time that is not causal", fix="use the stem patch")
+                         expected="one to three axes of space, or of time that is not causal; before them such as are "
+                                  "not merged", fix="use the stem patch")

@@ -60,8 +60,9 @@ def _pad_axis(batch: TokenBatch, place: int, extra: int) -> TokenBatch:
             observed = torch.ones_like(batch.values[..., :1], dtype=torch.bool)
         shape = [n if i == 1 + place else observed.shape[i] for i, n in enumerate(batch.values.shape)]
         observed = observed.expand(shape)
-    step = spacing(axis) * torch.arange(1, extra + 1, dtype=axis.coord.dtype, device=axis.coord.device)
-    coord = torch.cat([axis.coord, axis.coord[:, -1:] + step[None, :, None]], 1)
+    step = torch.stack([spacing(replace(axis, coord=own[None])) * torch.arange(
+        1, extra + 1, dtype=axis.coord.dtype, device=axis.coord.device) for own in axis.coord])
+    coord = torch.cat([axis.coord, axis.coord[:, -1:] + step[..., None]], 1)
     measure = torch.cat([axis.weights(), axis.weights().new_zeros(axis.weights().shape[0], extra)], 1)
     axes = [*batch.axes]
     axes[place] = replace(axis, coord=coord, measure=measure)

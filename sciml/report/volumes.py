@@ -30,6 +30,7 @@ MISSED = np.array([0.85, 0.25, 0.2])
 def pictures(dataset: str, path: Path) -> list[Picture]:
     """Of direct predictions ``(sample, x, y, z)``: segmentations as outlines, anything else as images."""
     store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
+    store = store.isel(time=0) if "time" in store.dims else store
     names = [str(name) for name in store.data_vars if f"{name}_truth" in store and store[name].ndim == 4]
     if LABEL in names:
         return [_outlined(dataset, store, path)]

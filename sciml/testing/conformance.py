@@ -18,7 +18,9 @@ from torch import Tensor
 
 from sciml import checkpoint, registry
 from sciml.adapter import Baseline, DomainAdapter, Sample
+from sciml.data.schema import SplitName
 from sciml.data.store import Store
+from sciml.errors import InputError
 from sciml.evaluate import evaluate
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
@@ -35,6 +37,7 @@ OPERATOR: dict[str, Any] = {
     "levels": [{"width": 32, "depth": 1, "depth_up": 1, "mixers": ["axial", "local"], "head_width": 16},
                {"width": 48, "depth": 1, "mixers": ["axial"], "head_width": 16}]}
 SAMPLES = 3
+SELECTED_ON: tuple[SplitName, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -372,6 +375,23 @@ def _comparable(spec: TokenSpec) -> str:
     return json.dumps(asdict(spec), sort_keys=True)
 
 
+def check_withheld(subject: Subject) -> None:
+    """What training opens reads nothing of the test split: `fit`, and windows of training and validation."""
+    for store in subject.stores:
+        if not isinstance(store, Store):
+            continue  # samples in memory, without splits to be read
+        held = store.for_training()
+        try:
+            adapter = subject.adapter.fit(held)
+            for split in SELECTED_ON:
+                windows = adapter.open(held, split)
+                for i in {0, len(windows) - 1}:
+                    windows.draw(i, subject.rng(), subject.rng())
+        except InputError as error:
+            raise AssertionError(f"domain {subject.name}: training reads the test split ({error}). Fix: read blocks of "
+                                 "train and validation by `Store.read`, see `Store.visible`") from error
+
+
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_promises, check_pickles, check_encoding, check_truth, check_packing, check_batching, check_gradients,
-    check_advance, check_rollout, check_baseline, check_restore, check_checkpoint)
+    check_advance, check_rollout, check_baseline, check_withheld, check_restore, check_checkpoint)

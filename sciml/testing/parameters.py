@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sciml.mixers.contract import Mixer
+from sciml.operator.named import key
 from sciml.operator.operator import Operator
 from sciml.tokens import TokenBatch, TokenSpec
 
@@ -19,6 +20,9 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
     asked = {head for b in batches for head in b.targets}
     silent = tuple(f"ports.{spec.domain}.heads.{head}." for head in spec.heads if head not in asked)
     gaps = any(b.observed is not None and not bool(b.observed.all()) for b in batches)
+    given = {key(c) for b in batches for i, c in enumerate(b.channels) if b.observed is None or bool(
+        b.observed.expand(b.values.shape)[..., i].any())}
+    asked_only = {key(c) for b in batches for c in b.channels} - given
     for name, _ in operator.named_parameters():
         if name.startswith("ports.") and not name.startswith(f"ports.{spec.domain}."):
             reasons[name] = "belongs to another domain"
@@ -30,6 +34,8 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
             reasons[name] = idle[name]
         elif (".stem.missing." in name or ".stem.members.missing " in name) and not gaps:
             reasons[name] = "nothing is missing in these samples"
+        elif ".stem.values.rows." in name and name.rpartition(".stem.values.rows.")[2] in asked_only:
+            reasons[name] = "no sample gives this channel: it is only asked for"
         elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
             reasons[name] = "no mixer that attends to pairs has that number of heads"
     return reasons

@@ -114,7 +114,7 @@ def test_with_closed_gates_a_forecast_is_the_variates_own(store: Store, identity
 def test_the_card_names_variates_in_their_order(store: Store, tmp_path: Path) -> None:
     assert "series" in registry.names("sciml.cards")
     predictor = predictor_of(store, ["variate_gate"])
-    rows = card(predictor, store)
+    rows = [row for row in card(predictor, store) if row["limit"] is None]
     assert [row["name"] for row in rows] == [f"openness to other variates, {block}" for block in
                                              ("level 0, down 0", "level 0, up 0", "level 1, down 0")]
     for row in rows:
@@ -126,9 +126,53 @@ def test_the_card_names_variates_in_their_order(store: Store, tmp_path: Path) ->
         assert row["verdict"] == ""
 
 
-def test_without_gates_the_card_is_empty_and_openness_says_why(store: Store) -> None:
+def test_forecasts_stand_beside_floors_that_need_no_training(store: Store) -> None:
+    """Untrained, ours is the ridge, which follows waves of 12 to 31 steps better than the last value does."""
     predictor = predictor_of(store, ["axial"])
-    assert card(predictor, store) == []
+    for parameter in predictor.operator.ports["series"].heads["value"].outputs.parameters():  # type: ignore[union-attr, index]
+        nn.init.zeros_(parameter)
+    row, = card(predictor, store)
+    assert row["name"] == "12 steps: mse over that of the seasonal naive"
+    told = dict(part.rsplit(" ", 1) for part in row["note"].split(", ")[1:])
+    assert told["ours"] == told["ridge"]
+    assert row["value"] == pytest.approx(float(told["ours"]) / float(told["the seasonal naive"]), rel=1e-3)
+    assert (row["value"] < 1, row["limit"], row["verdict"]) == (True, 1.0, "holds")
+    assert "5 origins 12 steps apart" in row["note"]
+
+
+def test_a_forecast_that_is_behind_them_is_said_to_fail(store: Store) -> None:
+    predictor = predictor_of(store, ["axial"])
+    for parameter in predictor.operator.ports["series"].heads["value"].outputs.parameters():  # type: ignore[union-attr, index]
+        nn.init.constant_(parameter, 9.0)
+    row, = card(predictor, store)
+    assert row["value"] > 1
+    assert row["verdict"] == "fails"
+
+
+def test_a_split_without_room_is_open_and_other_tasks_have_no_floors(store: Store) -> None:
+    predictor = predictor_of(store, ["axial"], look_back=24, horizons=[70])
+    row, = card(predictor, store)
+    assert row["verdict"] in ("holds", "fails")  # one window of 70 steps
+    assert card(predictor_of(store, ["axial"], task="impute"), store) == []
+
+
+def test_auto_ets_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sciml.handles import series_backtest
+
+    rows = card(predictor_of(store, ["axial"]), store, assignments=["ets=true"])
+    assert {row["verdict"] for row in rows} == {"open"}  # 480 steps before the first origin there are not
+    assert "room for look-back 480" in rows[0]["note"]
+    monkeypatch.setattr(series_backtest, "ETS_CELLS", 100)
+    monkeypatch.setattr(series_backtest, "_ets", lambda given, horizon, season, levels: series_backtest._naive(
+        given, horizon, season, levels))
+    rows = card(predictor_of(store, ["axial"]), store, assignments=["ets=true"])
+    assert [row["name"].split("of ")[-1] for row in rows] == ["the seasonal naive", "AutoETS"]
+    assert rows[0]["value"] == rows[1]["value"]
+
+
+def test_without_gates_openness_says_why(store: Store) -> None:
+    predictor = predictor_of(store, ["axial"])
+    assert not [row for row in card(predictor, store) if "openness" in row["name"]]
     with pytest.raises(InputError, match="variate_gate"):
         openness(predictor, samples(predictor, store))
     with pytest.raises(InputError, match="no samples"):

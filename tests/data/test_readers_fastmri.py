@@ -12,7 +12,7 @@ import xarray as xr
 from sciml.data import bricks
 from sciml.data.build import build
 from sciml.data.readers import read, recognise
-from sciml.data.readers.fastmri import combined
+from sciml.data.readers._kspace import combined
 from sciml.data.source import SourceSpec
 from sciml.data.store import open_store
 from sciml.errors import InputError

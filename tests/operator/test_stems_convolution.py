@@ -12,6 +12,7 @@ from sciml import tokens
 from sciml.errors import InputError
 from sciml.operator.config import OperatorConfig
 from sciml.operator.convolution import Convolution, Narrow, channels_first, channels_last, repeat, strides
+from sciml.operator.heads.refined import RefinedHead
 from sciml.operator.operator import Operator, Ports
 from sciml.tokens import Conditions, HeadSpec, TokenBatch, TokenSpec
 
@@ -179,3 +180,41 @@ def test_layouts_and_steps() -> None:
     assert torch.equal(channels_last(channels_first(x), 2), x)
     assert torch.equal(repeat(channels_first(x), (2, 1))[:, :, ::2], channels_first(x))
     assert strides([8, 1, 5], 2) == [(4, 1, 5), (2, 1, 1)]
+
+
+DEEP = replace(spec(), heads={"label": HeadSpec("refined_deep", NAMES, link="logit")})
+
+
+def test_deep_supervision_asks_every_resolution_in_training_alone() -> None:
+    """Finest first; a coarser one says the same of all cells of a block of 2 or 4; the answer is the plain head's."""
+    operator = make(DEEP)
+    given = batch((8, 8, 6))
+    y = operator.train()(given)["label"].detach()
+    assert y.shape == (2, 8, 8, 6, 9)
+    assert torch.equal(operator.eval()(given)["label"], y[..., :3])
+    for size, part in ((2, y[..., 3:6]), (4, y[..., 6:])):
+        blocks = part[:, :, :, :4].unflatten(3, (-1, size)).unflatten(2, (-1, size)).unflatten(1, (-1, size))
+        assert torch.equal(blocks, blocks[:, :, :1, :, :1, :, :1].expand_as(blocks))
+        assert part.unique().numel() > 8
+    assert not torch.equal(y[..., 3:6], y[..., 6:])
+
+
+def test_deep_supervision_can_be_begun_and_left() -> None:
+    """Weights of the plain head stay when it is asked at every resolution, and when it no longer is; a loss of the
+    coarsest answer moves its convolutions and not the finest ones."""
+    operator = make()
+    before = operator(batch())["label"].detach()
+    operator.extend(DEEP)
+    torch.testing.assert_close(operator(batch())["label"].detach(), before)
+    head = port_of(operator).heads["label"]
+    assert isinstance(head, RefinedHead)
+    for rows in head.coarse.parameters():
+        torch.nn.init.ones_(rows)
+    (operator.train()(batch())["label"][..., 6:] - 1).square().sum().backward()
+    moved = [sum(float(p.grad.abs().sum()) for p in each.parameters() if p.grad is not None)
+             for each in head.convolutions]
+    assert moved[0] == moved[1] == 0
+    assert moved[2] > 0
+    operator.extend(spec())
+    assert len(head.coarse) == 0
+    torch.testing.assert_close(operator.train()(batch())["label"].detach(), before)

@@ -213,9 +213,11 @@ def build(options: Mapping[str, Any]) -> xr.Dataset:
     space = {"units": "m", "period": 1.0}
     return xr.Dataset(
         {"vorticity": (("trajectory", "time", "x", "y"), da.concatenate(blocks),
-                       {"units": "1/s", "long_name": "vorticity", "role": "state"}),
+                       {"units": "1/s", "long_name": "vorticity", "role": "state", "vector": "vorticity",
+                        "along": "x y"}),
          "forcing": (("trajectory", "x", "y"), da.broadcast_to(force, (chosen.trajectories, *side)),
-                     {"units": "1/s2", "long_name": "curl of the body force per unit mass", "role": "forcing"}),
+                     {"units": "1/s2", "long_name": "curl of the body force per unit mass", "role": "forcing",
+                      "vector": "forcing", "along": "x y"}),
          "viscosity": (("trajectory",), viscosity,
                        {"units": "m2/s", "long_name": "kinematic viscosity", "role": "parameter"})},
         coords={"time": ("time", np.arange(chosen.frames) * chosen.frame_dt, {"units": "s"}),

@@ -5,6 +5,10 @@ textured tissue; in it a shell whose surface is an ellipsoid bent by low harmoni
 decoys, blobs as bright as shell or core that are neither, so that brightness alone doesn't tell. The image is
 ``scale · bias · (tissue + texture) + noise``, edges blurred by `blur_mm`: partial volume. The grid then samples it:
 spacing, orientation and tilt differ by subject. Subject i depends on (seed, i) alone.
+
+With `frames` the shell holds a core and its twin, as large and bright as one another, that only time tells apart: the
+core beats and the twin keeps one of the core's sizes (labels move), or both fill and empty again, the core before the
+twin (one label map for all frames). Noise is drawn anew for each frame.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from pydantic import Field, model_validator
 
 from sciml.data.affines import from_spacing
 from sciml.data.readers import _volumes as volumes
-from sciml.data.readers._volumes import Subject
+from sciml.data.readers._volumes import Film, Subject
 from sciml.data.readers._volumes_options import VolumeOptions
 from sciml.recipe import Section, validate
 
@@ -28,6 +32,9 @@ CLASSES = ("cored", "hollow")
 TISSUE = {"outside": 0.0, "head": 0.45, "shell": 0.8, "core": 0.6}
 """Brightness before bias and scale."""
 WAVES = 24
+BEAT, WIDTH, FILLED = 0.25, 0.18, 1.1
+"""Of a film: amplitude of the core's radii; standard deviation of the time of filling as a share of the film, times √2;
+brightness of what is full."""
 
 
 class Options(Section):
@@ -35,7 +42,7 @@ class Options(Section):
     drawn for each axis; orientations: codes of which each subject has one; tilt_deg: standard deviation of a rotation;
     noise: standard deviation against the brightness of 1; decades: the scale of a volume is 10 to the power of up to
     this; labelled: how many subjects have labels (null: all); hollow: share of subjects without a core, which makes two
-    classes of them (0: no classes)."""
+    classes of them (0: no classes). frames: points of time, step_s apart (0: still images); course: what they show."""
 
     subjects: int = Field(default=40, ge=1)
     field_mm: tuple[float, float, float] = (56.0, 64.0, 48.0)
@@ -46,6 +53,9 @@ class Options(Section):
     decades: float = Field(default=3.0, ge=0, le=6)
     labelled: int | None = Field(default=None, ge=1)
     hollow: float = Field(default=0.0, ge=0, lt=1)
+    frames: int = Field(default=0, ge=0, le=1000)
+    course: Literal["beat", "fill"] = "beat"
+    step_s: float = Field(default=0.1, gt=0)
     seed: int = Field(default=0, ge=0)
     brick: int = Field(default=32, ge=4, le=128)
 
@@ -56,6 +66,8 @@ class Options(Section):
             raise ValueError("0 < spacing_mm[0] ≤ spacing_mm[1], and field_mm at least eight of the largest spacing")
         if not self.orientations:
             raise ValueError("orientations: at least one code such as RAS")
+        if self.frames == 1 or (self.frames and self.hollow):
+            raise ValueError("frames: at least 2, with a core in every subject (hollow: 0), or 0")
         return self
 
 
@@ -131,19 +143,38 @@ class Phantom:
                                0.1 * rng.standard_normal(3)))
         return head, shell, core, decoys
 
+    def pair(self, frame: int) -> list[tuple[Blob, float]]:
+        """Core and twin in a frame of a film, on either side of the shell's middle, and their brightness."""
+        rng, (_, shell, _, _) = np.random.default_rng((*self.key, 4)), self.anatomy()
+        side, now = float(rng.choice([-1.0, 1.0])), frame / self.options.frames
+        made = []
+        for number in range(2):
+            away = shell.radii * [0.0, side * (0.48 - 0.96 * number), 0.0]
+            radii, phase = shell.radii * [0.75, 0.4, 0.75] * rng.uniform(0.9, 1.1, 3), rng.uniform()
+            bend, full = 0.05 * rng.standard_normal(3), rng.uniform(0.2, 0.35) + 0.4 * number
+            level = TISSUE["core"]
+            if self.options.course == "beat":
+                radii = radii * (1 + BEAT * np.sin(2 * np.pi * (phase + (0.0 if number else now))))
+            else:
+                level = TISSUE["shell"] + (FILLED - TISSUE["shell"]) * np.exp(-(((now - full) / WIDTH) ** 2))
+            made.append((Blob(shell.centre + shell.rotation @ away, radii, shell.rotation, bend), float(level)))
+        return made
+
     @property
     def hollow(self) -> bool:
         """Whether its core is missing."""
         return bool(np.random.default_rng((*self.key, 3)).random() < self.options.hollow)
 
-    def label(self) -> np.ndarray:
+    def label(self, frame: int | None = None) -> np.ndarray:
         """``(I, J, K)`` float32: 0, 1 in the shell, 2 in the core."""
         places = self.places()
         _, shell, core, _ = self.anatomy()
+        if frame is not None:
+            core, _ = self.pair(frame)[0]
         cored = core.depth(places) > 0 if not self.hollow else False
         return np.where(shell.depth(places) > 0, np.where(cored, 2, 1), 0).astype(np.float32)
 
-    def image(self) -> np.ndarray:
+    def image(self, frame: int | None = None) -> np.ndarray:
         """``(I, J, K)`` float32."""
         places, rng = self.places(), np.random.default_rng((*self.key, 2))
         head, shell, core, decoys = self.anatomy()
@@ -154,11 +185,13 @@ class Phantom:
             tissue += (level - tissue) * _soft(np.minimum(decoy.depth(places), -shell.depth(places)), blur)
         edge = _soft(shell.depth(places), blur)
         tissue += (TISSUE["shell"] - tissue) * edge
-        if not self.hollow:
-            tissue += (TISSUE["core"] - tissue) * edge * _soft(core.depth(places), blur)
+        inside = [(core, TISSUE["core"])] if frame is None else self.pair(frame)
+        for blob, level in [] if self.hollow else inside:
+            tissue += (level - tissue) * edge * _soft(blob.depth(places), blur)
         texture = 0.05 * _waves(places, (4.0, 12.0), rng) * (tissue > 0.05)
         bias = np.exp(0.25 * _waves(places, (80.0, 160.0), rng))
         scale = 10 ** rng.uniform(0, self.options.decades)
+        rng = rng if frame is None else np.random.default_rng((*self.key, 5, frame))
         noise = self.options.noise * rng.standard_normal(self.shape)
         return (scale * np.abs(bias * (tissue + texture) + noise)).astype(np.float32)
 
@@ -195,12 +228,13 @@ class PhantomScan:
 
     phantom: Phantom
     what: Literal["image", "label"]
+    frame: int | None = None
     streamed: bool = True
     notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
-        return f"phantom {self.phantom.key[1]} {self.what}"
+        return f"phantom {self.phantom.key[1]} {self.what}" + ("" if self.frame is None else f" {self.frame}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -211,15 +245,15 @@ class PhantomScan:
         return self.phantom.affine
 
     def open(self) -> np.ndarray:
-        return self.phantom.image() if self.what == "image" else self.phantom.label()
+        return self.phantom.image(self.frame) if self.what == "image" else self.phantom.label(self.frame)
 
     def values(self, stored: np.ndarray, start: int) -> np.ndarray:
         return stored
 
 
 def build(options: Mapping[str, Any]) -> xr.Dataset:
-    """``mri (voxel)`` and ``label (voxel)`` of all subjects, generated when asked for, one subject at a time; with
-    `hollow`, ``category (subject)``.
+    """``mri (voxel)`` and ``label (voxel)`` of all subjects, generated when asked for, one subject and frame at a time;
+    with `hollow`, ``category (subject)``.
 
     Raises `InputError` naming the wrong option.
     """
@@ -229,13 +263,21 @@ def build(options: Mapping[str, Any]) -> xr.Dataset:
     subjects = []
     for i in range(chosen.subjects):
         phantom = Phantom.of(chosen, i)
+        film = _film(phantom, labelled=i < labelled) if chosen.frames else None
         label = PhantomScan(phantom, "label") if i < labelled else None
         category = CLASSES[phantom.hollow] if chosen.hollow else ""
         subjects.append(Subject(f"phantom_{i:0{digits}d}", {"mri": PhantomScan(phantom, "image")}, label,
-                                category=category))
+                                category=category, film=film))
     common = VolumeOptions(modality="mri", structures=STRUCTURES, brick=chosen.brick)
     return volumes.dataset(subjects, common, format="phantoms", where="phantoms options",
                            notes=["generated: no scanner, no patient"])
+
+
+def _film(phantom: Phantom, *, labelled: bool) -> Film:
+    options, frames = phantom.options, range(phantom.options.frames)
+    moving = frames if options.course == "beat" else frames[:1]
+    return Film(tuple(options.step_s * t for t in frames), {"mri": [PhantomScan(phantom, "image", t) for t in frames]},
+                [PhantomScan(phantom, "label", t) for t in moving] if labelled else [])
 
 
 PLUGIN = build

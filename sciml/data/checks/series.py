@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sciml.data import rhythm
 from sciml.data.check import Finding
 from sciml.data.checks.spikes import Tally
 from sciml.data.schema import SplitName
@@ -26,10 +27,11 @@ _MEND = "mend the source and build the store anew"
 @dataclass
 class Seen:
     """The tallies, the usual step of each series (NaN: one row, or a calendar's), digests of what varies, and extremes
-    of each variate over the training rows."""
+    of each variate over the training rows; whether the source says that times follow no step."""
 
     low: np.ndarray
     high: np.ndarray
+    irregular: bool = False
     steps: list[float] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=lambda: {
@@ -53,7 +55,8 @@ def check(store: Store) -> Iterator[Finding]:
                       "step_time (step) and step_count", _MEND)
         return
     width = len(store.members("variate"))
-    seen = Seen(np.full(width, np.inf), np.full(width, -np.inf))
+    seen = Seen(np.full(width, np.inf), np.full(width, -np.inf),
+                irregular=store.lazy()["step_time"].attrs.get("freq") == rhythm.IRREGULAR)
     train = {block.group: slice(block.start, block.stop) for block in meta.splits.train}
     for series in range(meta.groups):
         _times(store, series, seen)
@@ -81,10 +84,9 @@ def _times(store: Store, series: int, seen: Seen) -> None:
     seen.tallies["rows"].add(np.array([len(times) < 2]), lambda _: f"{name}: {len(times)}")
     usual = float(np.median(gaps)) if len(gaps) else np.nan
     odd = np.abs(gaps - usual) > EVEN * abs(usual)
-    calendar = times.dtype.kind == "i" and len(gaps) > 1 and usual > 27 * 86400e9 and bool((np.abs(
-        gaps - usual) < 0.12 * usual).all())
-    seen.steps.append(np.nan if calendar else usual)
-    if not calendar:
+    calendar = times.dtype.kind == "i" and bool(rhythm.calendar(times.astype("datetime64[ns]")))
+    seen.steps.append(np.nan if calendar or seen.irregular else usual)
+    if not calendar and not seen.irregular:
         seen.tallies["rhythm"].add(odd, lambda i: f"{name}, row {i + 2}: {_text(times[i + 1])}, {gaps[i]:g} after the "
                                                   f"row before, usually {usual:g}")
 

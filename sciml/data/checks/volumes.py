@@ -1,4 +1,4 @@
-"""What must hold in a store of volumes beside what holds in every store: grids, bricks, labels, persons, splits.
+"""What must hold in a store of volumes beside what holds in every store: grids, bricks, labels, classes, persons, splits.
 
 Read a piece of a subject at a time. One finding per kind of mistake, with the number of places and the first one.
 """
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sciml.data import affines
-from sciml.data.bricks import affine, size
+from sciml.data.bricks import FRAME, PLACE, TIME, affine, size, times
 from sciml.data.check import Finding
+from sciml.data.checks import _volumes_classes
 from sciml.data.checks.spikes import Tally
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
@@ -36,6 +37,7 @@ class Seen:
     tallies: dict[str, Tally] = field(default_factory=lambda: {
         "size": Tally("as many voxels as the subject has rows"),
         "brick": Tally("a whole number of at least 1"),
+        "frame_time": Tally("ascending seconds, one for each frame"),
         "affine": Tally("4 × 4 numbers, axes at right angles, spacings above 0"),
         "spacing": Tally(f"{SMALLEST_MM:g} to {LARGEST_MM:g} mm", "warning"),
         "label": Tally("whole numbers that have a name in the coordinate structure, NaN where not known"),
@@ -50,6 +52,7 @@ def check(store: Store) -> Iterator[Finding]:
                if name not in meta.variables or meta.variables[name].dims != dims]
     images = [name for name, v in meta.variables.items() if v.role == "state" and v.dims == ("voxel",)]
     missing += [] if images else ["an image (voxel) of role state"]
+    missing += ["frame_time (frame)"] if FRAME in meta.ragged and TIME not in meta.variables else []
     labelled = "label" in meta.variables
     missing += ["the coordinate structure"] if labelled and "structure" not in meta.axes else []
     if missing or "voxel" not in meta.ragged:
@@ -73,6 +76,7 @@ def check(store: Store) -> Iterator[Finding]:
                       "each structure somewhere in training",
                       "nothing can be learned of them: leave them out, or split "
                       "otherwise")
+    yield from _volumes_classes.check(store, tuple(_name(store, subject) for subject in range(meta.groups)))
     yield from _leaks(store, seen)
 
 
@@ -85,8 +89,14 @@ def _grid(store: Store, subject: int, seen: Seen) -> None:
     name, here = _name(store, subject), np.ones(1, bool)
     raw, rows = store.read("size", subject), int(store.rows("voxel")[subject])
     shape = size(store, subject) if np.isfinite(raw).all() else (0, 0, 0)
-    wrong = min(shape) < 1 or int(np.prod(shape)) != rows or not np.array_equal(raw, shape)
+    when, voxels = times(store, subject), int(np.prod(shape))
+    counts = {"voxel": (rows, voxels * (len(when) if FRAME in store.meta.ragged else 1))}
+    if PLACE in store.meta.ragged:
+        counts[PLACE] = int(store.rows(PLACE)[subject]), voxels
+    wrong = min(shape) < 1 or any(a != b for a, b in counts.values()) or not np.array_equal(raw, shape)
     seen.tallies["size"].add(here & wrong, lambda _: f"{name}: {raw.tolist()}, {rows} rows")
+    seen.tallies["frame_time"].add(here & (not np.isfinite(when).all() or bool((np.diff(when) <= 0).any())),
+                                   lambda _: f"{name}: {when.tolist()}"[:120])
     brick = float(store.read("brick", subject))
     seen.tallies["brick"].add(here & (not brick >= 1 or brick != np.rint(brick)), lambda _: f"{name}: {brick:g}")
     matrix = affine(store, subject)
@@ -101,7 +111,7 @@ def _grid(store: Store, subject: int, seen: Seen) -> None:
 
 
 def _pieces(store: Store, name: str, subject: int) -> Iterator[tuple[int, np.ndarray]]:
-    rows = int(store.rows("voxel")[subject])
+    rows = int(store.rows(store.meta.variables[name].dims[0])[subject])
     for start in range(0, rows, PIECE):
         yield start, store.read(name, subject, start, min(start + PIECE, rows))
 

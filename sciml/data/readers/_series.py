@@ -1,6 +1,7 @@
 """Many series of unequal length as one canonical data set: rows of all series one after the other.
 
-``value (step, variate)``, ``step_time (step)`` (int64 ns since 1970 in UTC, or float64), ``step_count (series)``; as
+``value (step, variate)``, ``step_time (step)`` (int64 ns since 1970 in UTC, or float64; attribute ``freq``: the name of
+their rhythm, ``irregular`` where they have none and ``irregular: keep`` says so), ``step_count (series)``; as
 far as there are any ``covariate_value (step, covariate)``, ``static_value (series, static)``, ``label (series)`` with
 the names of classes as the coordinate ``class``, and ``part (series)``: 0 train, 1 validation, 2 test.
 """
@@ -8,7 +9,7 @@ the names of classes as the coordinate ``class``, and ``part (series)``: 0 train
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sciml.data.frames import Columns, Table, ordered
+from sciml.data.frames import Columns, Table, irregular, ordered
 from sciml.data.readers import _lattice as lattice
 from sciml.data.readers._table import listed
 from sciml.data.readers._units import units_by_name
+from sciml.data.rhythm import IRREGULAR
 from sciml.data.splits import NAMES
 from sciml.errors import InputError
 
@@ -60,7 +62,8 @@ def dataset(files: Sequence[Labelled], paths: Sequence[str], options: Mapping[st
         table, part, label = ordered(table, kept), part[kept], label if label is None else label[kept]
     dims = {"variate": table.columns.targets, "covariate": table.columns.known, "static": table.traits}
     units = units_by_name([name for names in dims.values() for name in names], options, paths[0])
-    data = _variables(table, first, label, part if options.get("parts") else None)
+    clock = {"freq": IRREGULAR} if options.get("irregular") == "keep" and irregular(table) else first.clock
+    data = _variables(table, replace(first, clock=clock), label, part if options.get("parts") else None)
     coords = {GROUP: lattice.coordinate(GROUP, table.names, "set")}
     for dim, names in dims.items():
         if names:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sciml.data.readers.guess import is_uniform, numbers
+from sciml.data.rhythm import calendar
 from sciml.errors import InputError
 
 NAMES = ("time", "date", "datetime", "timestamp", "t", "index")
@@ -169,8 +170,8 @@ def rhythm(values: np.ndarray, key: Callable[[int], str], options: Mapping[str, 
         local = values.dtype.kind == "M" and _clocks_change(values[at], gaps[at - 1] - usual)
         raise InputError(where, key=key(at), found=f"{values[at]}, {gaps[at - 1]:g} after the row before "
                          f"(usually {usual:g})", expected="regular times", fix=(f"{LOCAL}; otherwise " if local else "")
-                         + "options: {irregular: fill} inserts the missing rows as NaN, keep leaves them out "
-                         "(with axes: {time: {uniform: false}})")
+                         + "options: {irregular: fill} inserts the missing rows as NaN, keep takes the "
+                         "times as they are")
     return _filled(values, gaps, key, where)
 
 
@@ -183,15 +184,7 @@ def _clocks_change(stamp: np.datetime64, surplus: float) -> bool:
 
 def is_regular(values: np.ndarray, gaps: np.ndarray) -> bool:
     """Uniform, or of one calendar rhythm (months, quarters)."""
-    if len(gaps) < 2 or is_uniform(gaps, values):
-        return True
-    return values.dtype.kind == "M" and any(_monthly(values + shift) for shift in np.array([0, 1], "timedelta64[D]"))
-
-
-def _monthly(values: np.ndarray) -> bool:
-    """The same day and hour every so many months (after a shift by one day: the last of the month)."""
-    months = values.astype("datetime64[M]")
-    return len(set((values - months).tolist())) == 1 and len(set(np.diff(months.astype(int)).tolist())) == 1
+    return len(gaps) < 2 or is_uniform(gaps, values) or bool(calendar(values))
 
 
 def _filled(values: np.ndarray, gaps: np.ndarray, key: Callable[[int], str],

@@ -3,6 +3,9 @@
 One variable per modality, ``(voxel)``, and ``label (voxel)``, in bricks (`sciml.data.bricks`); ``voxel_count``,
 ``size``, ``affine``, ``brick`` and, where subjects have classes, ``category`` by subject; names of structures by label
 value as the coordinate ``structure``, those of classes as ``class``.
+Where subjects have frames (points of time), the rows of ``voxel`` are those of one frame after the other,
+``frame_count`` and ``frame_time (frame)`` say how many and when, and a label map that holds for all of them is
+``label (place)``, with ``place_count``.
 Headers are read now, voxels when they are asked for: a slab of whole layers of bricks at a time, or, where a format is
 compressed as one stream, one scan at a time. Arrays keep the order of the file; nothing is reoriented, resampled or
 rescaled beyond the slope and intercept of the file.
@@ -20,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from sciml.data.affines import refuse_bad_affine, same_grid
-from sciml.data.bricks import pack
+from sciml.data.bricks import FRAME, PLACE, TIME, VOXEL, pack
 from sciml.data.readers import _lattice as lattice
 from sciml.data.readers._volumes_options import VolumeOptions
 from sciml.errors import InputError
@@ -58,19 +61,48 @@ class Scan(Protocol):
 
 
 @dataclass(frozen=True)
+class Film:
+    """All frames of a subject that has several: seconds, ascending; scans of each modality; label maps of each frame,
+    one for all of them, or none."""
+
+    times: tuple[float, ...]
+    images: Mapping[str, Sequence[Scan]]
+    label: Sequence[Scan] = ()
+
+
+@dataclass(frozen=True)
 class Subject:
     """Scans of one grid: `images` by modality, and the labels if there are any. person: whom it is of; category: which
-    class, of all subjects or of none."""
+    class, of all subjects or of none; film: where it has frames, of which images and label then are the first."""
 
     name: str
     images: Mapping[str, Scan]
     label: Scan | None = None
     person: str = ""
     category: str = ""
+    film: Film | None = None
 
     @property
     def grid(self) -> Scan:
         return next(iter(self.images.values()))
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Seconds of its frames, (0,) of a still image."""
+        return (0.0,) if self.film is None else self.film.times
+
+    @property
+    def labels(self) -> tuple[Scan, ...]:
+        """One for each frame, one for all, or none."""
+        return tuple(self.film.label) if self.film is not None else () if self.label is None else (self.label,)
+
+    def frames(self, modality: str) -> tuple[Scan, ...]:
+        return (self.images[modality],) if self.film is None else tuple(self.film.images[modality])
+
+
+def seconds(scans: Sequence[Scan]) -> tuple[float, ...]:
+    """When frames were taken; formats without time say 0."""
+    return tuple(float(getattr(scan, "time_s", 0.0)) for scan in scans)
 
 
 def dataset(subjects: Sequence[Subject], options: VolumeOptions, *, format: str, where: object, mask: bool = False,
@@ -87,15 +119,21 @@ def dataset(subjects: Sequence[Subject], options: VolumeOptions, *, format: str,
         raise InputError(labelled[0].path, key="options.structures", found="labels without names",
                          expected="a name for each label value, background first",
                          fix=f"options: {{structures: {_suggestion(labelled[0])}}}")
-    made = _by_subject(ordered, options.brick)
+    made, moves = _by_subject(ordered, options.brick), labels_move(ordered)
     for name in ordered[0].images:
-        scans = [s.images[name] for s in ordered]
-        made[name] = lattice.variable(("voxel",), _flat(scans, options, _Judge(None, mask)), "state",
+        scans = [scan for s in ordered for scan in s.frames(name)]
+        made[name] = lattice.variable((VOXEL,), _flat(scans, options, _Judge(None, mask)), "state",
                                       options.unit_of(name))
     if labelled:
         judge = _Judge(options.structures or None, mask, label=True, ignore=options.ignore)
-        made["label"] = lattice.variable(("voxel",), _flat([s.label or s.grid for s in ordered], options, judge,
-                                                           [s.label is None for s in ordered]), "label", "1")
+        maps = [scan for s in ordered for scan in s.labels or [None] * (len(s.times) if moves else 1)]
+        grids = [s.grid for s in ordered for _ in s.labels or range(len(s.times) if moves else 1)]
+        made["label"] = lattice.variable((VOXEL if moves else PLACE,), _flat(
+            [scan or grid for scan, grid in zip(maps, grids)], options, judge, [scan is None for scan in maps]),
+            "label", "1")
+        if not moves:
+            made["place_count"] = made["voxel_count"].copy(data=_sizes(ordered).prod(1))
+            made["place_count"].attrs["sample_dimension"] = PLACE
     coords = {"index": ("i", "j", "k"), "world": ("x", "y", "z", "1"), "column": ("i", "j", "k", "origin"),
               GROUP: [s.name for s in ordered]}
     if labelled and options.structures:
@@ -133,7 +171,7 @@ def _check(subjects: Sequence[Subject], where: object) -> None:
             raise InputError(subject.grid.path, key=GROUP, found=f"{subject.name} with {', '.join(subject.images)}",
                              expected=f"{', '.join(first.images)}, as {first.name} has",
                              fix="add the missing scans, or leave the subject out")
-        for scan in (*subject.images.values(), *([subject.label] if subject.label else [])):
+        for scan in _scans_of(subject):
             refuse_bad_affine(scan.affine, scan.path)
             _check_grid(subject.grid, scan)
 
@@ -150,8 +188,8 @@ def _check_grid(grid: Scan, scan: Scan) -> None:
 
 
 def _by_subject(subjects: Sequence[Subject], brick: int) -> dict[str, xr.Variable]:
-    sizes = np.array([s.grid.shape for s in subjects], np.int64)
-    made = {"voxel_count": lattice.variable((GROUP,), sizes.prod(1), "rows", "1", sample_dimension="voxel"),
+    sizes, counts = _sizes(subjects), np.array([len(s.times) for s in subjects], np.int64)
+    made = {"voxel_count": lattice.variable((GROUP,), sizes.prod(1) * counts, "rows", "1", sample_dimension=VOXEL),
             "size": lattice.variable((GROUP, "index"), sizes.astype(np.float64), "parameter", "1",
                                      long_name="voxels along the axes of the array"),
             "affine": lattice.variable((GROUP, "world", "column"),
@@ -162,7 +200,33 @@ def _by_subject(subjects: Sequence[Subject], brick: int) -> dict[str, xr.Variabl
     if len(persons) < len(subjects):
         codes = np.array([float(persons[s.person or s.name]) for s in subjects])
         made["person"] = lattice.variable((GROUP,), codes, "parameter", "1", long_name="number of the person")
+    if any(s.film for s in subjects):
+        made["frame_count"] = lattice.variable((GROUP,), counts, "rows", "1", sample_dimension=FRAME)
+        made[TIME] = lattice.variable((FRAME,), np.concatenate([s.times for s in subjects]), "parameter", "s",
+                                      long_name="of each frame, from the first")
     return made
+
+
+def _sizes(subjects: Sequence[Subject]) -> np.ndarray:
+    return np.array([s.grid.shape for s in subjects], np.int64)
+
+
+def _scans_of(subject: Subject) -> tuple[Scan, ...]:
+    return (*(scan for name in subject.images for scan in subject.frames(name)), *subject.labels)
+
+
+def labels_move(subjects: Sequence[Subject]) -> bool:
+    """Whether label maps differ between frames; still images decide nothing, and are as the others. Raises `InputError`
+    if some subjects have one for all frames and others one for each."""
+    films = [s for s in subjects if s.film is not None and s.labels]
+    kinds = {len(s.labels) > 1 for s in films}
+    if len(kinds) > 1:
+        first, other = films[0], next(s for s in films if (len(s.labels) > 1) != (len(films[0].labels) > 1))
+        raise InputError(other.labels[0].path, key="shape", found=f"{len(other.labels)} label maps of {other.name}",
+                         expected="one for each frame of all subjects, or one for all frames of all: "
+                                  f"{first.name} has {len(first.labels)}",
+                         fix="give the frames that nobody labelled the value of options.ignore, or split the source")
+    return kinds != {False}
 
 
 def _notes(subjects: Sequence[Subject], labelled: Sequence[Scan]) -> list[str]:
@@ -171,13 +235,19 @@ def _notes(subjects: Sequence[Subject], labelled: Sequence[Scan]) -> list[str]:
     notes = [f"{len(subjects)} subjects, {low} mm" + (f" to {high} mm" if high != low else "")]
     if labelled and len(labelled) < len(subjects):
         notes.append(f"{len(subjects) - len(labelled)} subjects have no labels: NaN")
-    scans = [scan for s in subjects for scan in (*s.images.values(), *([s.label] if s.label else []))]
+    films = [s for s in subjects if s.film is not None]
+    if films:
+        counts, steps = [len(s.times) for s in films], [s.times[1] - s.times[0] for s in films]
+        notes.append(f"{len(films)} with {min(counts)} to {max(counts)} frames, {min(steps):.4g} to {max(steps):.4g} s "
+                     "apart")
+    scans = [scan for s in subjects for scan in _scans_of(s)]
     by_text: dict[str, list[str]] = {}
     for scan in scans:
         for text in scan.notes:
             by_text.setdefault(text, []).append(scan.path)
+    files = {text: list(dict.fromkeys(paths)) for text, paths in by_text.items()}
     return notes + [f"{text}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-                    for text, paths in by_text.items()]
+                    for text, paths in files.items()]
 
 
 @dataclass(frozen=True)

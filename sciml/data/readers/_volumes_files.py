@@ -11,12 +11,14 @@ from pathlib import Path
 
 from sciml.assets import cache_folder
 from sciml.data.files import local_path
-from sciml.data.readers._volumes import Scan, Subject
+from sciml.data.readers._volumes import Film, Scan, Subject, seconds
 from sciml.data.readers._volumes_options import VolumeOptions
 from sciml.errors import InputError
 
 IMAGES, LABELS = ("images", "imagesTr"), ("labels", "labelsTr")
 DEPTH = 4
+APART = 0.02
+"""Of the step between frames: how far corresponding ones of two modalities may be apart."""
 MOST = 1_000_000
 """Files of a folder that are looked at."""
 Opener = Callable[[str], Sequence[Scan]]
@@ -176,7 +178,8 @@ def _joined(images: Mapping[str, Mapping[str, tuple[str, str]]],
 
 def subjects_of(cases: Sequence[Case], opened: Opener, options: VolumeOptions, labels: Opener | None = None,
                 ) -> list[Subject]:
-    """Scans of all files; the frames of 4-D images become subjects of one person, or modalities, as the options say.
+    """Scans of all files; the frames of 4-D images become points of time, subjects of one person, or modalities, as the
+    options say.
     labels: how label files are opened, where they are of another format."""
     read = labels or opened
     return [made for case in cases for made in _of_case(case, opened, options, read)]
@@ -197,12 +200,39 @@ def _of_case(case: Case, opened: Opener, options: VolumeOptions, read: Opener) -
         yield Subject(case.name, dict(zip(options.frames, scans)), label[0] if label else None, case.person)
         return
     most = max(counts.values())
+    if options.frames == "time":
+        yield film_of(case, images, label or [])
+        return
     for path, count in (*counts.items(), *([(case.label, len(label))] if case.label and label else [])):
         _same_count(path, count, most, f"{most}, as many as the other images of {case.name} have")
     for frame in range(most):
         one = Subject(case.name, {name: scans[frame] for name, scans in images.items()},
                       label[frame] if label else None, case.person)
         yield one if most == 1 else replace(one, name=f"{case.name}_t{frame:03d}", person=case.person or case.name)
+
+
+def film_of(case: Case, images: Mapping[str, Sequence[Scan]], label: Sequence[Scan] = ()) -> Subject:
+    """A subject with all its frames; a 3-D label map holds for all of them. Raises `InputError` where modalities or
+    labels have other numbers of frames or other times, or nobody says when frames are."""
+    most = max(map(len, images.values()))
+    for name, scans in images.items():
+        _same_count(case.images[name], len(scans), most, f"{most}, as many as the other images of {case.name} have")
+    times = seconds(next(iter(images.values())))
+    if any(time != time for time in times):
+        raise InputError(next(iter(case.images.values())), key="time", found=getattr(images[next(iter(images))][0],
+                         "clock", "nothing"), expected="the time between frames in s, ms or µs",
+                         fix="options: {step_s: …}, or correct the header: image.header.set_zooms((…, step)); "
+                             "image.header.set_xyzt_units('mm', 'sec')")
+    for name, scans in images.items():
+        if max(abs(a - b) for a, b in zip(times, seconds(scans))) > APART * max(times[-1] / max(most - 1, 1), 1e-9):
+            raise InputError(case.images[name], key="time", found=f"frames up to {seconds(scans)[-1]:g} s",
+                             expected=f"{times[-1]:g} s, as {next(iter(case.images.values()))} has",
+                             fix="bring all modalities to the same points of time, or set step_s in the options")
+    if len(label) > 1:
+        _same_count(str(case.label), len(label), most, f"1 or {most}, as many as the images of {case.name} have")
+    one = Subject(case.name, {name: scans[0] for name, scans in images.items()}, label[0] if label else None,
+                  case.person)
+    return one if most == 1 else replace(one, film=Film(times, images, label))
 
 
 def _same_count(path: str, count: int, wanted: int, expected: str) -> None:

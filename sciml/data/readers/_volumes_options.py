@@ -7,7 +7,9 @@
       structures: [background, liver, tumour]      # by label value
       ignore: 255                                  # a label value that says nothing
       unit: HU                                     # of all images, or by modality: {ct: HU}
-      frames: groups                               # of 4-D images: subjects of their own; or names of modalities
+      frames: time                                 # of 4-D images: points of time of one subject; or
+                                                   # groups: subjects of their own; or names of modalities
+      step_s: 0.04                                 # between frames, where the file doesn't say (or says it wrong)
       orientation: RAS                             # what the axes point to, where the file doesn't say
       brick: 32                                    # voxels an axis that are stored together
 
@@ -61,7 +63,8 @@ class VolumeOptions(Section):
     ignore: int | None = None
     classes: Annotated[ClassTable | None, BeforeValidator(_table)] = None
     unit: str | dict[str, str] = "1"
-    frames: Literal["groups"] | tuple[Name, ...] | None = None
+    frames: Literal["groups", "time"] | tuple[Name, ...] | None = None
+    step_s: float | None = Field(default=None, gt=0)
     orientation: str | None = None
     brick: int = Field(default=BRICK, ge=4, le=128)
     select: dict[str, tuple[int, int]] = Field(default_factory=dict)
@@ -70,7 +73,7 @@ class VolumeOptions(Section):
         return self.unit if isinstance(self.unit, str) else self.unit.get(modality, "1")
 
 
-OPTIONS = frozenset(VolumeOptions.model_fields) - {"select", "classes"}
+OPTIONS = frozenset(VolumeOptions.model_fields) - {"select", "classes", "step_s"}
 
 
 def volume_options(options: Mapping[str, Any], where: object, own: frozenset[str] = frozenset()) -> VolumeOptions:

@@ -1,7 +1,8 @@
 """CSV (comma, semicolon, tab or bar) with a header, a column of times and numeric columns: one series, or long.
 
 Options: `time_column`, `time_format`, `timezone` (of local times), `columns`, `covariates` (columns known in the
-future, too), `units` (one, or by column), `separator`, `decimal`, `na_values`, `irregular` (``fill`` or ``keep``);
+future, too), `units` (one, or by column), `separator`, `decimal`, `na_values`, `irregular` (``fill`` or ``keep``),
+`anomaly_column` (0 and 1, see `sciml.data.readers._anomaly`);
 with `id_column`, many series, those of `sciml.data.readers._long`. The table is read into memory.
 """
 
@@ -19,13 +20,14 @@ import pandas as pd
 import xarray as xr
 
 from sciml.data.files import head, open_bytes, size_of
-from sciml.data.readers import _long
+from sciml.data.readers import _anomaly, _long
 from sciml.data.readers import _table as table
 from sciml.data.readers._cf import series
 from sciml.data.readers._combine import combine, options_of
 from sciml.data.readers._lattice import CHUNK_BYTES, coordinate
 from sciml.data.readers._units import units_by_name
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
+from sciml.data.rhythm import told
 from sciml.errors import InputError
 
 LOOK = 1 << 16
@@ -36,7 +38,7 @@ MINIMUM = 1 << 20
 class CSV:
     """Reads wide tables as one series, long ones as many."""
 
-    options: frozenset[str] = table.OPTIONS | _long.OPTIONS | {"separator", "decimal", "na_values"}
+    options: frozenset[str] = table.OPTIONS | _long.OPTIONS | {_anomaly.OPTION, "separator", "decimal", "na_values"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         separator = _separator(head(path, LOOK))
@@ -62,10 +64,12 @@ class CSV:
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """Series ``value (series = 1, time, variate)`` in float64, missing cells NaN; with ``id_column`` as of
         `sciml.data.readers._series`."""
-        options = options_of(source)
+        options = _anomaly.with_column(options_of(source))
         if "id_column" in options:
-            return _long.dataset([_frame(str(p), options) for p in paths], paths, options, format="csv")
-        return combine([_read(str(p), _frame(str(p), options), options) for p in paths], paths, source)
+            found = _long.dataset([_frame(str(p), options) for p in paths], paths, options, format="csv")
+        else:
+            found = combine([_read(str(p), _frame(str(p), options), options) for p in paths], paths, source)
+        return _anomaly.split_off(found, options, paths[0])
 
 
 PLUGIN = CSV()
@@ -136,7 +140,7 @@ def _read(path: str, frame: pd.DataFrame, options: Mapping[str, Any], lenient: b
     rows = max(1, CHUNK_BYTES // (8 * max(len(columns), 1)))
     array = da.from_array(values[None], chunks=(1, rows, len(columns)), name=False)
     units = units_by_name(columns, options, path)
-    result = series(array, coordinate("time", stamps, "time"), columns, units, format="csv",
+    result = series(array, coordinate("time", stamps, "time", **told(stamps, options)), columns, units, format="csv",
                     covariates=covariates)
     return result.assign_attrs(suspicious=tuple(suspicious))
 

@@ -1,8 +1,9 @@
 """JSON lines as GluonTS writes them, plain or gzip: a series a line, ``{"start": …, "target": […], "item_id": …}``.
 
-Options: `freq` (a pandas name such as h or 15min, where lines don't say), `timezone` (of local starts), `variates`,
-`units`, `parts`, `shortest`. ``feat_dynamic_real`` are covariates, known in the future, too; ``feat_static_real`` and
-``feat_static_cat`` static ones. Read into memory.
+In place of a start, ``"timestamp": […]`` may give every value its time. Options: `freq` (a pandas name such as h or
+15min, where lines don't say), `timezone` (of local times), `irregular` (``fill`` or ``keep``, of such lists),
+`variates`, `units`, `parts`, `shortest`. ``feat_dynamic_real`` are covariates, known in the future, too;
+``feat_static_real`` and ``feat_static_cat`` static ones. Read into memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from sciml.data.files import head, open_bytes, size_of
-from sciml.data.frames import MOST_CATEGORIES, Columns, Table, with_trait
+from sciml.data.frames import MOST_CATEGORIES, Columns, Table, regular, with_trait
 from sciml.data.readers import _series
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._table import listed, nanoseconds, stamps
@@ -29,6 +30,7 @@ from sciml.data.safety import check_ratio, check_size, limits_of
 from sciml.errors import InputError
 
 GZIP = b"\x1f\x8b"
+TIMES = "timestamp"
 LEGACY = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "A": "Y", "BH": "bh"}
 CALENDAR = ("M", "Q", "Y", "W")
 MISSING = ("NaN", "nan", None)
@@ -39,21 +41,22 @@ FREQUENCY = re.compile(r"(?:[1-9]\d{0,5})?[A-Za-z]+(?:-[A-Z]{3})?")
 class GluonTS:
     """Reads many series of one frequency."""
 
-    options: frozenset[str] = _series.OPTIONS | {"freq", "timezone", "variates"}
+    options: frozenset[str] = _series.OPTIONS | {"freq", "timezone", "variates", "irregular"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         try:
             first = next(_lines(path, {}, limit=1 << 22), None)
         except InputError:
             return None
-        if first is None or not {"start", "target"} <= first[1].keys():
+        if first is None or "target" not in first[1] or not {"start", TIMES} & first[1].keys():
             return None
         size, limit = size_of(path), max(limit_bytes, 1 << 20)
         entries = list(_lines(path, {}, limit=limit))
-        said = {entry.get("freq") for _, entry in entries} - {None}
+        said = {"" if TIMES in entry else entry.get("freq") for _, entry in entries} - {None}
         options: dict[str, Any] = {} if said else {"freq": None}
         notes = [f"only the first {limit} of {size} bytes were looked at"] if size > limit else []
-        found = _series.dataset([_labelled(entries, path, {"freq": "D"} if not said else {})], [path], {},
+        told = {"irregular": "keep", **({} if said else {"freq": "D"})}
+        found = _series.dataset([_labelled(entries, path, told)], [path], {},
                                 format="gluonts", notes=notes, missing=["options.freq"] if not said else [])
         return guess(found, path, options=options, limit_bytes=limit_bytes)
 
@@ -112,10 +115,11 @@ def _labelled(entries: Sequence[tuple[int, dict[str, Any]]], path: str, options:
         if 0 < dynamic.shape[0] < len(target):
             raise InputError(path, key=f"{where}, feat_dynamic_real", found=f"{len(dynamic)} steps",
                              expected=f"at least {len(target)}, as the target has", fix="give one value per step")
-        freq = _frequency(entry.get("freq") or options.get("freq"), path, where)
+        freq = "" if TIMES in entry else _frequency(entry.get("freq") or options.get("freq"), path, where)
         values.append(target)
         known.append(dynamic[:len(target)] if dynamic.size else np.zeros((len(target), 0)))
-        times.append(_times(entry, len(target), freq, path, where, options))
+        times.append(_times(entry, len(target), freq, path, where, options) if freq else
+                     _listed(entry[TIMES], len(target), path, where, options))
         names.append(str(entry.get("item_id", len(names) + 1)))
         freqs.add(freq)
     _check_alike(values, known, names, freqs, [number for number, _ in entries], path)
@@ -126,9 +130,13 @@ def _labelled(entries: Sequence[tuple[int, dict[str, Any]]], path: str, options:
         raise InputError(path, key="options.variates", found=f"{len(variates)} names", expected=f"{width}",
                          fix="one per row of target")
     covariates = tuple(f"dynamic_{i}" for i in range(1, known[0].shape[1] + 1))
-    table = _series.rows_of(values, names, times, Columns(None, "start", tuple(variates), covariates), known)
+    columns = Columns("item_id", "start" if "" not in freqs else TIMES, tuple(variates), covariates)
+    table = _series.rows_of(values, names, times, columns, known)
     table, notes = _with_statics(table, [entry for _, entry in entries], path)
-    return _series.Labelled(table, clock={"freq": freqs.pop()}, notes=notes)
+    freq = freqs.pop()
+    if freq:
+        return _series.Labelled(table, clock={"freq": freq}, notes=notes)
+    return _series.Labelled(regular(table, options, path), notes=notes)
 
 
 def _numbers(value: Any, path: str, key: str) -> np.ndarray:
@@ -184,6 +192,18 @@ def _times(entry: Mapping[str, Any], count: int, freq: str, path: str, where: st
         raise InputError(path, key=f"{where}, start", found=f"{count} steps of {freq} from {first}",
                          expected="times of the years 1678 to 2261", fix="correct start or freq")
     return made
+
+
+def _listed(given: Any, count: int, path: str, where: str, options: Mapping[str, Any]) -> np.ndarray:
+    """``(count,)`` the times of a list."""
+    if not isinstance(given, list) or len(given) != count:
+        raise InputError(path, key=f"{where}, {TIMES}", found=f"{len(given)} times" if isinstance(given, list)
+                         else repr(given)[:60], expected=f"a list of {count}, one per value", fix="mend the line")
+    try:
+        return stamps(pd.Series(given), TIMES, options, path)
+    except InputError as error:
+        raise InputError(path, key=f"{where}, {TIMES}", found=error.found, expected=error.expected,
+                         fix=error.fix) from None
 
 
 def _check_alike(values: Sequence[np.ndarray], known: Sequence[np.ndarray], names: Sequence[str], freqs: set[str],

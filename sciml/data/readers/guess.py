@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciml.data import rhythm
 from sciml.data.conventions import convention_of
 from sciml.data.ragged import dims_of
 
@@ -195,7 +196,7 @@ def _look_at_axes(dataset: xr.Dataset, group_dim: str) -> Iterator[str]:
         elif len(wrong):
             at = int(wrong[0]) + 1
             yield f"axis {dim} is not monotonic: {coord.values[at]} at index {at} after {coord.values[at - 1]}"
-        elif not is_uniform(gaps, coord.values):
+        elif not is_uniform(gaps, coord.values) and not rhythm.calendar(coord.values):
             at = int(np.argmax(np.abs(gaps - np.median(gaps)))) + 1
             yield f"axis {dim} is not uniform: step {gaps[at - 1]:g} before index {at}, median step {np.median(gaps):g}"
 

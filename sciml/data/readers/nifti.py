@@ -31,6 +31,9 @@ SUFFIXES = (".nii", ".nii.gz")
 HEADERS = {348: (b"n+1\x00", 344), 540: (b"n+2\x00\r\n\x1a\n", 4)}
 """Size of the header → magic and where it is; ni1 and ni2 (.hdr beside .img) are not read."""
 MM = 2
+UNITS_OF_TIME = {8: ("s", 1.0), 16: ("ms", 1e-3), 24: ("µs", 1e-6), 32: ("Hz", 0.0), 40: ("ppm", 0.0),
+                 48: ("rad/s", 0.0)}
+"""Code → name and seconds, 0 where it is no time."""
 FRAMES = 10_000
 """Of one file that become subjects of their own."""
 
@@ -39,7 +42,7 @@ FRAMES = 10_000
 class Nifti:
     """Reads images and label maps; one file is one subject unless options say otherwise."""
 
-    options: frozenset[str] = OPTIONS | {"classes"}
+    options: frozenset[str] = OPTIONS | {"classes", "step_s"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         first = first_of(path, SUFFIXES)
@@ -57,7 +60,8 @@ PLUGIN = Nifti()
 
 @dataclass(frozen=True)
 class NiftiScan:
-    """A 3-D image, or a frame of a 4-D one; see `sciml.data.readers._volumes.Scan`."""
+    """A 3-D image, or a frame of a 4-D one; see `sciml.data.readers._volumes.Scan`. time_s: of the frame, where it is a
+    point of time, NaN if the file doesn't say; clock: what it says."""
 
     stream: Stream
     shape: tuple[int, int, int]
@@ -66,6 +70,8 @@ class NiftiScan:
     intercept: float
     notes: tuple[str, ...] = ()
     frame: int = 0
+    time_s: float = 0.0
+    clock: str = ""
 
     @property
     def path(self) -> str:
@@ -108,10 +114,9 @@ def scans(path: str, options: VolumeOptions, limits: Limits) -> list[NiftiScan]:
     if len(shape) > 3 + (options.frames is not None) or not shape:
         raise InputError(path, key="dim", found=f"{len(shape)}-D, {' × '.join(map(str, shape))}",
                          expected="2-D or 3-D",
-                         fix="options: {frames: groups} makes each frame a subject of its own (all of one person are "
-                             "kept "
-                             "together), {frames: [t1, t2, …]} makes frames modalities" if len(shape) == 4 else
-                             "split it into 3-D files")
+                         fix="options: {frames: time} makes frames points of time, {frames: groups} subjects of "
+                             "their own (all of one person are kept together), {frames: [t1, t2, …]} modalities"
+                             if len(shape) == 4 else "split it into 3-D files")
     grid: tuple[int, int, int] = (*shape[:3], 1, 1)[:3] if len(shape) < 3 else shape[:3]  # type: ignore[assignment]
     affine, notes = _affine(header, path, min(len(shape), 3), grid, options)
     slope, intercept = _scaling(header, path)
@@ -120,7 +125,9 @@ def scans(path: str, options: VolumeOptions, limits: Limits) -> list[NiftiScan]:
     stored = (*grid, frames) if frames > 1 else grid
     stream = Stream(str(local(path)), stored, header.get_data_dtype(), int(header["vox_offset"]), packed)
     stream.check(limits)
-    return [NiftiScan(stream, grid, affine, slope, intercept, notes, frame) for frame in range(frames)]
+    step, clock = _step(header, options) if options.frames == "time" else (0.0, "")
+    return [NiftiScan(stream, grid, affine, slope, intercept, notes, frame, frame * step if frame else 0.0, clock)
+            for frame in range(frames)]
 
 
 def header_of(file: str, path: str) -> tuple[Any, int | None]:
@@ -181,6 +188,16 @@ def _affine(header: Any, path: str, axes: int, grid: tuple[int, int, int],
         affine[:3, 2] = np.cross(*(affine[:3, :2] / spacing(affine)[:2]).T)
         notes.append("a plane without thickness, taken as 1 mm")
     return affine, tuple(notes)
+
+
+def _step(header: Any, options: VolumeOptions) -> tuple[float, str]:
+    """Seconds between frames, NaN where neither options nor header say it, and how the header has it."""
+    step, unit = float(header["pixdim"][4]), int(header["xyzt_units"]) & 56
+    told = f"pixdim[4] {step:g}, unit {UNITS_OF_TIME.get(unit, ('unknown', 0.0))[0]}"
+    if options.step_s is not None:
+        return options.step_s, told
+    seconds = UNITS_OF_TIME.get(unit, ("", 0.0))[1] * step
+    return seconds if np.isfinite(seconds) and seconds > 0 else float("nan"), told
 
 
 def _scaling(header: Any, path: str) -> tuple[float | None, float]:

@@ -3,7 +3,8 @@
 ``imagesTr``, ``labelsTr`` and ``dataset.json``: nnU-Net has a file per channel (``CASE_0000.nii.gz``, names in
 ``channel_names``, the suffix in ``file_ending``), the Decathlon one file per case whose fourth axis are the channels
 (``modality``). Names of structures, regions and the label ``ignore`` come from ``labels``. Test images have no labels
-and are left out. Options: those of all volumes but images, labels and frames, which the folder says.
+and are left out. Options: those of all volumes but images and labels, which the folder says; frames only as `time`, of
+files of one channel.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ IGNORE = "ignore"
 class NNUNet:
     """Reads the training cases; one folder, one data set."""
 
-    options: frozenset[str] = OPTIONS - {"images", "labels", "frames", "modality"}
+    options: frozenset[str] = (OPTIONS | {"step_s"}) - {"images", "labels", "modality"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if "://" in path or not is_folder(path) or not (local(path) / "imagesTr").is_dir():
@@ -61,6 +62,10 @@ class NNUNet:
             raise InputError(paths[1], found=f"{len(paths)} folders", expected="one", fix="one store per data set")
         given, folder = options_of(source), Folder.of(str(paths[0]))
         chosen = volume_options({**folder.options, **given}, source.name)
+        if "frames" in given and ("frames" in folder.options or chosen.frames != "time"):
+            raise InputError(folder.path / "dataset.json", key="options.frames", found=given["frames"],
+                             expected="frames that are the channels of dataset.json" if "frames" in folder.options
+                             else "time", fix="leave it out, or read the files with options: {format: nifti}")
         opened = partial(_scans, options=chosen, limits=limits_of(given, source.name))
         subjects = subjects_of(folder.cases(), opened, chosen)
         return volumes.dataset(subjects, chosen, format="nnunet", where=source.name, mask=source.missing == "mask",

@@ -1,7 +1,7 @@
 """Parquet with a column of times and numeric columns: one series, read lazily by row groups, or long as CSV.
 
-As for CSV: `time_column`, `time_format`, `timezone`, `columns`, `covariates`, `units`, `irregular` (``keep``; ``fill``
-reads all at once), and with `id_column` the options of long tables, which are read into memory.
+As for CSV: `time_column`, `time_format`, `timezone`, `columns`, `covariates`, `units`, `anomaly_column`, `irregular`
+(``keep``; ``fill`` reads all at once), and with `id_column` the options of long tables, which are read into memory.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import pandas as pd
 import xarray as xr
 
 from sciml.data.files import head, open_bytes
-from sciml.data.readers import _long
+from sciml.data.readers import _anomaly, _long
 from sciml.data.readers import _table as table
 from sciml.data.readers._cf import series
 from sciml.data.readers._combine import combine, options_of
 from sciml.data.readers._lattice import coordinate
 from sciml.data.readers._units import units_by_name
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
+from sciml.data.rhythm import told
 from sciml.data.safety import Limits, check_size, limits_of
 from sciml.errors import InputError
 
@@ -34,7 +35,7 @@ MINIMUM = 1 << 20
 class Parquet:
     """Reads wide tables as one series, long ones as many."""
 
-    options: frozenset[str] = table.OPTIONS | _long.OPTIONS
+    options: frozenset[str] = table.OPTIONS | _long.OPTIONS | {_anomaly.OPTION}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if head(path, 4) != b"PAR1":
@@ -48,10 +49,12 @@ class Parquet:
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """Series ``value (series = 1, time, variate)`` in float64, nulls NaN; one dask chunk per row group. With
         ``id_column`` as of `sciml.data.readers._series`."""
-        options = options_of(source)
+        options = _anomaly.with_column(options_of(source))
         if "id_column" in options:
-            return _long.dataset([_whole(path, options) for path in paths], paths, options, format="parquet")
-        return combine([_read(str(path), options) for path in paths], paths, source)
+            found = _long.dataset([_whole(path, options) for path in paths], paths, options, format="parquet")
+        else:
+            found = combine([_read(str(path), options) for path in paths], paths, source)
+        return _anomaly.split_off(found, options, paths[0])
 
 
 PLUGIN = Parquet()
@@ -84,8 +87,9 @@ def _read(path: str, options: Mapping[str, Any]) -> xr.Dataset:
         spread = np.full((len(stamps), len(columns)), np.nan)
         spread[places] = values.compute()
         values = da.from_array(spread, name=False)
-    return series(values[None], coordinate("time", stamps, "time"), columns, units_by_name(columns, options, path),
-                  format="parquet", covariates=covariates)
+    time_axis = coordinate("time", stamps, "time", **told(stamps, options))
+    return series(values[None], time_axis, columns, units_by_name(columns, options, path), format="parquet",
+                  covariates=covariates)
 
 
 def _whole(path: str, options: Mapping[str, Any]) -> pd.DataFrame:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -12,40 +12,40 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from sciml import tokens
-from sciml.adapter import Arrays, Metric, Operate, Question, Sample
+from sciml.adapter import Arrays, Metric, Operate, Question, Sample, Windows
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.fields import contract as contracts
-from sciml.domains.fields import scores, spectral
-from sciml.domains.fields.baseline import Persistence
-from sciml.domains.fields.config import Contract, FieldsConfig, Scaling
-from sciml.domains.fields.windows import Blocks, Frame, Pairs, Stretches
+from sciml.domains.fields import project, scores, solving, spectral, trust
+from sciml.domains.fields.asking import Fitted, ask
+from sciml.domains.fields.baseline import MEANS, Mean, Persistence, fit_means, mean_arrays, means_of
+from sciml.domains.fields.config import Contract, FieldsConfig, allowed, fitting, shortest
+from sciml.domains.fields.encode import DOMAIN, HEAD, LEAD, Encoded, encoded, physical
+from sciml.domains.fields.trust import SPLIT
+from sciml.domains.fields.windows import Blocks, Cases, Frame, Pairs, Stretches
 from sciml.errors import InputError
-from sciml.recipe import validate
-from sciml.tokens import Conditions, HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
-
-HEAD = "state"
-LEAD = "lead_time"
-SPECTRA = "spectra:"
+from sciml.recipe import Named, validate
+from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Fields on 1-D, 2-D and 3-D grids, periodic or not, several variables, persistence as the baseline.
+    """Fields on 1-D, 2-D and 3-D grids, periodic or not, several variables, persistence as the baseline; of steady data
+    the training mean.
 
-    Link space: ``(x(t + lead) − center) / scale`` per variable; the operator gives what persistence misses, in units of
-    the residual scale at that lead. datasets: data set → what is known of it; the first fixes the reference length and
-    time of all that are measured in the same units.
+    Link space: ``(x(t + lead) − center) / scale`` per variable; the operator gives what the baseline misses, in units
+    of the residual scale at that lead. datasets: data set → what is known of it; the first fixes the reference length
+    and time of all that are measured in the same units.
     """
 
     config: FieldsConfig = field(default_factory=FieldsConfig)
     datasets: Mapping[str, Contract] = field(default_factory=dict)
     baseline: Persistence = field(default_factory=Persistence)
     spectra: Mapping[str, spectral.Curves] = field(default_factory=dict)
-    name: str = "fields"
+    name: str = DOMAIN
     differentiate: tuple[str, ...] = ()
     objective: str = "relative_l2"
+    means: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -60,7 +60,8 @@ class Fields:
         return replace(self, spectra={}) if self.spectra else self
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        return replace(self, config=validate(FieldsConfig, dict(config), where="domains.fields"))
+        chosen = validate(FieldsConfig, dict(config), where="domains.fields")
+        return replace(self, config=chosen, objective=chosen.objective)
 
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it."""
@@ -71,14 +72,19 @@ class Fields:
         if meta.dataset in self.datasets:
             return self
         learnt = contracts.learn(store, self.datasets)
+        project.checked(store, learnt, self.config.project)
+        datasets = {**self.datasets, meta.dataset: learnt}
+        if learnt.steady:
+            return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
         baseline = self.baseline.add(meta.dataset, contracts.curves(store, learnt), meta.split_identity())
         spectra = dict(self.spectra)
         if self.config.spectral and spectral.applies(store, learnt):
             spectra[meta.dataset] = spectral.fit_curves(store, learnt, self.config.leads)
-        return replace(self, datasets={**self.datasets, meta.dataset: learnt}, baseline=baseline, spectra=spectra)
+        return replace(self, datasets=datasets, baseline=baseline, spectra=spectra)
 
     def spec(self) -> TokenSpec:
         known = list(self.datasets.values())
+        project.check_names(self.datasets, self.config.project)
         states = {f"fields/{n}": s.unit for c in reversed(known) for n, s in c.states.items()}
         channels = tuple(dict.fromkeys(f"fields/{n}" for c in known for n in c.states))
         first = known[0] if known else None
@@ -89,115 +95,131 @@ class Fields:
             vector_conditions=tuple(dict.fromkeys([LEAD, *(f"fields/{n}" for c in known for n in c.parameters)])),
             patch=self.config.patch, patch_length=length, units=states)
 
-    def open(self, store: Store, split: SplitName, *, train: bool = False) -> Pairs:
-        return Pairs.of(self._frame(store), store.meta.splits.of(split), self.config.leads, random=train,
-                        shift=train and "shift" in self.config.augment)
+    def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
+        frame, blocks = self._frame(store), store.meta.splits.of(split)
+        augment = self.config.augment if train else ()
+        if frame.clock is None:
+            return Cases.of(frame, blocks, augment)
+        return Pairs.of(frame, blocks, self.config.leads, random=train, augment=augment)
+
+    def stretches(self, store: Store, split: SplitName, steps: int, *, train: bool = False,
+                  spans: Sequence[int] = (1,)) -> Windows:
+        """Windows of `steps` + 1 states at equal spacing, a lead of the recipe's; `train`: drawn and augmented as pairs
+        are. spans: multiples of the spacing that are asked about, all of which have to be leads.
+
+        Raises `InputError` where no lead or no trajectory of the split is long enough."""
+        frame, blocks, leads = self._frame(store), store.meta.splits.of(split), self.config.leads
+        longest = 0 if frame.clock is None else max((block.stop - block.start for block in blocks), default=0)
+        usable = tuple(n for n in fitting(leads, (longest - 1) // steps) if all(allowed(leads, n * k) for k in spans))
+        if not usable:
+            raise InputError(store.url, key=f"split {split}", found=f"leads {leads}, at most {longest} states",
+                             expected=f"{steps} equal steps, of which {list(spans)} at a time are a lead",
+                             fix="chain fewer steps, add leads (domains.fields.leads), or use longer trajectories")
+        return Pairs.of(frame, blocks, usable if train else usable[:1], steps=steps, random=train,
+                        augment=self.config.augment if train else ())
 
     def starts(self, store: Store, split: SplitName) -> Blocks:
-        return Blocks(self._frame(store), store.meta.splits.of(split))
+        frame = self._frame(store)
+        return Blocks(frame, () if frame.clock is None else store.meta.splits.of(split))
 
     def _frame(self, store: Store) -> Frame:
-        states = store.meta.of_role("state")
-        if store.meta.domain != self.name or not states or store.meta.dt is None:
-            raise InputError(store.url, key="domain", found=f"{store.meta.domain}, dt {store.meta.dt}",
-                             expected="trajectories of fields with a uniform time step", fix="use a store of fields")
-        return Frame.of(store, store.meta.variables[states[0]].dims[1:])
+        return Frame.of(store, contracts.layout(store))
 
     def encode(self, sample: Sample) -> TokenBatch:
         """The state at the first time; asked for: the state one lead later, the truth where the sample has it.
 
-        values ``(1, *space, C)``; conditions: lead in reference times and parameters per segment, forcings and masks on
-        the lattice. What isn't finite or is masked is unobserved, and doesn't count in the target.
+        values ``(1, *space, C)``; what isn't finite or is masked is unobserved, and doesn't count in the target. The
+        sample's attribute ``split``: the answer in two jumps is asked for, too (`sciml.domains.fields.trust`).
         """
-        return self._encode(sample)[0]
+        given, known = self._encoded(sample)
+        batch, target = given.batch, self._ask(given.batch)
+        if given.truth is not None:
+            target = replace(target, value=given.truth[0], mask=given.truth[1])
+        asked = {HEAD: target}
+        if sample.attrs.get(SPLIT):
+            if known.steady or given.later:
+                raise InputError(batch.sources, key=SPLIT, found="no time, or forcings that vary in it",
+                                 expected="an autonomous equation", fix="ask for the direct answer alone")
+            asked[SPLIT] = replace(target, baseline=batch.values, scale=torch.ones_like(target.scale), spectrum=None)
+        return replace(batch, targets=asked)
 
-    def _encode(self, sample: Sample) -> tuple[TokenBatch, dict[str, Tensor]]:
+    def _encoded(self, sample: Sample) -> tuple[Encoded, Contract]:
         dataset = contracts.resolve(self.datasets, sample)
         known = self.datasets[dataset]
         contracts.check_grid(known, sample)
         lead = contracts.lead_time(known, sample, self.config.leads, self.config.any_dt)
-        inside = contracts.interior(known, sample)
-        states = _standard(known, sample, "states", needed=False)
-        stacked = np.stack(list(states.values()), -1)  # (time, *space, C)
-        seen = np.isfinite(stacked) & inside[..., None]
-        values = _tensor(np.where(seen, stacked, 0.0))
-        forcings = {n: _tensor(f) for n, f in _standard(known, sample, "forcings", inside=inside).items()}
-        later = {n: f for n, f in forcings.items() if f.ndim > inside.ndim}
-        lattice = {n: (f[0] if n in later else f)[None] for n, f in forcings.items()}
-        if known.masks:
-            lattice |= {f"fields/{n}": _tensor(sample[n].transpose(*known.names).values)[None] for n in known.masks}
-        vector = {n: _tensor(v.reshape(1)) for n, v in _standard(known, sample, "parameters").items()}
-        batch = TokenBatch(
-            domain=self.name, dataset=dataset, values=values[:1], channels=tuple(states),
-            axes=tuple(_axis(sample.variables[name], known) for name in known.names),
-            observed=None if seen[0].all() else torch.from_numpy(seen[:1]),
-            conditions=Conditions({LEAD: _tensor(np.array([lead / known.time])), **vector}, lattice),
-            sources=(str(sample.attrs.get("source", dataset)),))
-        target = self._ask(batch, known, lead)
-        if len(stacked) > 1:
-            target = replace(target, value=values[1:2], mask=torch.from_numpy(seen[:1] & seen[1:2]))
-        return replace(batch, targets={HEAD: target}), later
+        given = encoded(known, dataset, sample, lead)
+        return replace(given, batch=project.keeping(given.batch, self.config.project)), known
 
-    def _ask(self, batch: TokenBatch, known: Contract, lead: float) -> Target:
-        """The next state, unknown: the baseline and the scale of what it misses, per channel (and wavenumber)."""
-        ones, count = (1,) * len(known.axes), len(batch.values)
-        mask = torch.zeros((count, *ones, 1), dtype=torch.bool, device=batch.values.device)
-        if batch.dataset in self.spectra and batch.observed is None:
-            return self._ask_by_wavenumber(batch, known, lead, mask)
-        scale = [self.baseline.scale(batch.dataset, n, lead) / s.scale for n, s in known.states.items()]
-        return Target(value=batch.values, baseline=batch.values, mask=mask,
-                      scale=batch.values.new_tensor(scale).view(1, *ones, -1).expand(count, *ones, -1))
+    def _ask(self, batch: TokenBatch) -> Target:
+        """The next state, unknown."""
+        dataset = batch.dataset
+        fitted = Fitted(self.baseline, self.spectra.get(dataset), self.config.spectral, self.means.get(dataset, {}))
+        return ask(batch, self.datasets[dataset], self._leads(batch), fitted)
 
-    def _ask_by_wavenumber(self, batch: TokenBatch, known: Contract, lead: float, mask: Tensor) -> Target:
-        periods = [float(axis.period.flatten()[0]) for axis in batch.axes if axis.period is not None]
-        damping, gain = [], []
-        for curves in self.spectra[batch.dataset].values():
-            nearest = min(curves, key=lambda steps: abs(np.log(steps * known.dt / lead)))
-            parts = spectral.gains(curves[nearest], batch.lattice, periods, self.config.spectral)
-            damping.append(parts[0])
-            gain.append(parts[1])
-        keep, spectrum = (batch.values.new_tensor(np.stack(part, -1))[None] for part in (damping, gain))
-        return Target(value=batch.values, baseline=tokens.filter_wavenumbers(batch.values, keep), mask=mask,
-                      scale=batch.values.new_ones(mask.shape), spectrum=spectrum.expand(len(mask), *spectrum.shape[1:]))
+    def restated(self, batch: TokenBatch, values: Tensor) -> TokenBatch:
+        """The same question about another present state, normalised ``(B, *space, C)``."""
+        batch, truth = replace(batch, values=values), batch.targets[HEAD]
+        return replace(batch, targets={HEAD: replace(self._ask(batch), value=truth.value, mask=truth.mask)})
+
+    def solved(self, batch: TokenBatch, solver: Named) -> Tensor:
+        """`sciml.domains.fields.solving.solved` at the batch's own lead times."""
+        return solving.solved(self.datasets[batch.dataset], batch, self._leads(batch), solver)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """``(sample, *space)`` in physical units; NaN where there is no truth or, unknown that, no observation."""
+        """``(sample, *space)`` in physical units; NaN where there is no truth or, unknown that, no observation (of
+        steady data, where it is outside). ``<name>_split``: the answer in two jumps."""
         known = self.datasets[batch.dataset]
-        normal = predictions[HEAD].detach().cpu()
         asked = batch.targets[HEAD].mask if HEAD in batch.targets else None
         shown = asked if asked is not None and bool(asked.any()) else batch.observed
-        if shown is not None:
-            normal = normal.masked_fill(~shown.cpu(), torch.nan)
-        coords = {}
-        for a, axis in zip(known.axes, batch.axes):
-            attrs: dict[str, Any] = {"units": a.unit}
-            if axis.period is not None:
-                attrs["period"] = float(axis.period.flatten()[0]) * known.length
-            coords[a.name] = (a.name, axis.coord[0, :, 0].detach().cpu().double().numpy() * known.length, attrs)
-        dims = ("sample", *known.names)
-        states = {}
-        for i, (name, s) in enumerate(known.states.items()):
-            attrs = {"units": s.unit} | ({"long_name": s.long_name} if s.long_name else {})
-            states[name] = (dims, (normal[..., i].double() * s.scale + s.center).to(normal.dtype).numpy(), attrs)
-        return xr.Dataset(states, coords=coords, attrs={"domain": self.name, "dataset": batch.dataset})
+        if shown is batch.observed and known.steady:
+            inside = [batch.conditions.lattice[f"{DOMAIN}/{name}"] > 0 for name in known.masks]
+            shown = torch.stack(inside).all(0)[..., None] if inside else None
+        parts = []
+        for head, normal in predictions.items():
+            normal = normal.detach().cpu()
+            normal = normal if shown is None else normal.masked_fill(~shown.cpu(), torch.nan)
+            parts.append(physical(known, batch, normal, "" if head == HEAD else f"_{head}"))
+        return parts[0].assign({name: array for part in parts[1:] for name, array in part.data_vars.items()})
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
-        return operate(batch)
+        """Projected (`sciml.domains.fields.project`), and where asked for, the answer in two jumps."""
+        outputs = self._projected(batch, operate(batch))
+        if SPLIT in batch.targets:
+            half = replace(batch, conditions=replace(batch.conditions, vector={
+                **batch.conditions.vector, LEAD: batch.conditions.vector[LEAD] / 2}))
+            for _ in range(2):
+                half = replace(half, targets={HEAD: self._ask(half)})
+                values = half.targets[HEAD].predict(self._projected(half, operate(half))[HEAD])
+                half = replace(half, values=self._kept_unknown(half, values))
+            target = batch.targets[SPLIT]
+            outputs = Outputs({**outputs.heads, SPLIT: (half.values - target.baseline) / target.scale}, outputs.cache)
+        return outputs
+
+    def _projected(self, batch: TokenBatch, outputs: Outputs) -> Outputs:
+        chosen = self.config.project
+        if not (chosen.divergence_free or chosen.mean):
+            return outputs
+        output = project.projected(outputs[HEAD], batch.targets[HEAD], batch, self.datasets[batch.dataset], chosen)
+        return Outputs({**outputs.heads, HEAD: output}, outputs.cache)
+
+    def _kept_unknown(self, batch: TokenBatch, values: Tensor) -> Tensor:
+        return values if batch.observed is None else values.masked_fill(~batch.observed, 0.0)
 
     def initial(self, sample: Sample) -> State:
         """The state at the sample's first time. Forcings that change in time must be given for all steps to come."""
-        batch, later = self._encode(sample)
-        known = self.datasets[batch.dataset]
-        unknown = self._ask(batch, known, self._lead(batch))
-        return State(replace(batch, targets={HEAD: unknown}), extra={n: f[None] for n, f in later.items()})
+        given, known = self._encoded(sample)
+        if known.steady:
+            raise InputError(given.batch.sources, key="time", found="a steady data set", expected="a trajectory",
+                             fix="ask for its solution: predictor.predict(sample)")
+        state = replace(given.batch, targets={HEAD: self._ask(given.batch)})
+        return State(state, extra={n: f[None] for n, f in given.later.items()})
 
     def advance(self, state: State, outputs: Outputs) -> State:
-        """The prediction becomes the state and time moves on by the lead; unobserved cells stay so."""
-        batch = state.batch
-        values = batch.targets[HEAD].predict(outputs[HEAD])
-        if batch.observed is not None:
-            values = values.masked_fill(~batch.observed, 0.0)
-        step = state.step + 1
+        """The prediction becomes the state and time moves on by the lead; unobserved cells stay so. Where samples of a
+        batch have leads of their own, the time elapsed is NaN."""
+        batch, step = state.batch, state.step + 1
+        values = self._kept_unknown(batch, batch.targets[HEAD].predict(outputs[HEAD]))
         lattice = dict(batch.conditions.lattice)
         for name, forcing in state.extra.items():
             if step >= forcing.shape[1]:
@@ -205,53 +227,68 @@ class Fields:
                                  fix="give the forcing at every time of the rollout, or make fewer steps")
             lattice[name] = forcing[:, step]
         batch = replace(batch, values=values, conditions=replace(batch.conditions, lattice=lattice))
-        lead = self._lead(batch)
-        batch = replace(batch, targets={HEAD: self._ask(batch, self.datasets[batch.dataset], lead)})
-        return replace(state, batch=batch, step=step, elapsed=state.elapsed + lead)
+        leads = self._leads(batch)
+        moved = replace(batch, targets={HEAD: self._ask(batch)})
+        elapsed = state.elapsed + leads[0] if len(set(leads)) == 1 else math.nan
+        return replace(state, batch=moved, step=step, elapsed=elapsed)
 
-    def _lead(self, batch: TokenBatch) -> float:
-        """In the data set's unit of time; whole steps exactly."""
+    def _leads(self, batch: TokenBatch) -> list[float]:
+        """``(B,)`` in the data set's unit of time; whole steps exactly."""
         known = self.datasets[batch.dataset]
-        leads = batch.conditions.vector[LEAD]
-        if bool((leads != leads[0]).any()):
-            raise InputError(batch.sources, key=LEAD, found=leads.tolist(), expected="one lead time in a rollout batch",
-                             fix="roll out samples of different lead times in different batches")
-        lead = float(leads[0]) * known.time
-        steps = round(lead / known.dt)
-        return steps * known.dt if steps and abs(lead / known.dt - steps) < 1e-5 * steps else lead
+        return [contracts.whole_steps(lead * known.time, known.dt) for lead in batch.conditions.vector[LEAD].tolist()]
 
     def observe(self, state: State) -> xr.Dataset:
-        """The state ``(sample, *space)`` with the time elapsed since the start as the coordinate ``time``."""
+        """The state ``(sample, *space)`` with the time elapsed since the start as the coordinate ``time``.
+
+        Raises `InputError` for a batch of several lead times: it has no one time."""
         known = self.datasets[state.batch.dataset]
+        if len(set(self._leads(state.batch))) > 1:
+            raise InputError(state.batch.sources, key=LEAD, found=state.batch.conditions.vector[LEAD].tolist(),
+                             expected="one lead time in a rollout batch",
+                             fix="roll out samples of different lead times in different batches")
         now = self.decode(state.batch, {HEAD: state.batch.values})
         return now.assign_coords(time=((), state.elapsed, {"units": known.time_unit}))
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
-        """``one_step``: all pairs at the shortest lead. ``rollout_12``: stretches of that many steps, or what fits."""
-        frame, blocks = self._frame(store), store.meta.splits.of(split)
-        longest = max((block.stop - block.start for block in blocks), default=0)
-        pairs = Pairs.of(frame, blocks, self.config.leads[:1])
-        asked = [Question("one_step", pairs, block=max(1, longest - self.config.leads[0]), shown=0)]
-        steps = min(self.config.rollout_steps, longest - 1)
-        if self.config.leads[0] == 1 and steps > 1:
+        """``steady``: all cases. Else ``one_step``: all pairs at the shortest lead; ``direct_<n>``: at the leads asked
+        for; ``trust``: a jump beside two, where several leads were trained; ``rollout_12``: stretches of that many
+        steps, or what fits."""
+        frame, blocks, config = self._frame(store), store.meta.splits.of(split), self.config
+        if frame.clock is None:
+            return [Question("steady", Cases.of(frame, blocks), baseline_name="training_mean", shown=0)]
+        longest, first = max((block.stop - block.start for block in blocks), default=0), shortest(config.leads)
+
+        def direct(name: str, lead: int) -> Question:
+            return Question(name, Pairs.of(frame, blocks, (lead,)), block=max(1, longest - lead), shown=0)
+
+        asked = [direct("one_step", first)]
+        asked += [direct(f"direct_{lead}", lead) for lead in config.asked if first < lead < longest]
+        half = trust.splittable(config.leads, blocks)
+        if half is not None and not any(store.meta.evolves(n) for n in store.meta.of_role("forcing")):
+            jumps = direct("trust", 2 * half)
+            asked.append(replace(jumps, windows=trust.Halved(jumps.windows)))
+        steps = min(config.rollout_steps, longest - 1)
+        if first == 1 and steps > 1:
             asked.append(Question(f"rollout_{steps}", Stretches.of(frame, blocks, steps), steps=steps,
                                   block=max(1, (longest - 1) // steps)))
         return asked
 
     def metrics(self) -> tuple[Metric, ...]:
-        states = {n: s.unit for c in self.datasets.values() for n, s in c.states.items()}
-        times = {c.time_unit for c in self.datasets.values()}
-        return scores.metrics(states, times.pop() if len(times) == 1 else "time")
+        return scores.metrics(self.datasets)
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
-        dataset = contracts.resolve(self.datasets, truth)
-        return scores.score(self.datasets[dataset], question.steps, prediction, truth)
+        halved = [str(name) for name in truth.data_vars if str(name).endswith(f"_{SPLIT}")]
+        known = self.datasets[contracts.resolve(self.datasets, truth.drop_vars(halved))]
+        return scores.score(known, question.steps, prediction, truth)
+
+    def across(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """With the correlation of an estimated error with the true one, of the question ``trust``."""
+        return trust.across(scores)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         baseline, arrays = self.baseline.state()
+        arrays = {**arrays, **spectral.arrays(self.spectra), **mean_arrays(self.means)}
         datasets = {name: known.model_dump(mode="json") for name, known in self.datasets.items()}
-        arrays |= {f"{SPECTRA}{dataset}/{variable}/{lead}": curve for dataset, own in self.spectra.items()
-                   for variable, leads in own.items() for lead, curve in leads.items()}
         return {"config": self.config.model_dump(mode="json"), "datasets": datasets, "baseline": baseline}, arrays
 
     @classmethod
@@ -259,42 +296,7 @@ class Fields:
         chosen = validate(FieldsConfig, config["config"], where="checkpoint domains.fields")
         datasets = {name: validate(Contract, raw, where=f"checkpoint domains.fields.{name}")
                     for name, raw in config["datasets"].items()}
-        plain = {name: array for name, array in arrays.items() if not name.startswith(SPECTRA)}
-        spectra: dict[str, spectral.Curves] = {}
-        for name in arrays.keys() - plain.keys():
-            dataset, variable, lead = name.removeprefix(SPECTRA).split("/")
-            spectra.setdefault(dataset, {}).setdefault(variable, {})[int(lead)] = np.asarray(arrays[name], np.float64)
-        ordered = {d: {n: dict(sorted(own[n].items())) for n in datasets[d].states} for d, own in spectra.items()}
-        baseline = Persistence.restore(config["baseline"], plain)
-        return cls(chosen, datasets, baseline, ordered, objective=chosen.objective)
-
-
-def _standard(known: Contract, sample: Sample, kind: str, *, needed: bool = True,
-              inside: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The sample's variables of a kind, normalised, by channel name; zero outside `inside`."""
-    scalings: dict[str, Scaling] = getattr(known, kind)
-    result = {}
-    for name, values in contracts.read(known, sample, kind).items():
-        if inside is not None and known.masks:
-            values = np.where(inside, values, scalings[name].center)
-        result[f"fields/{name}"] = contracts.normalise(values, scalings[name], name=name, sample=sample, needed=needed)
-    return result
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.get_default_dtype())
-
-
-def _axis(coord: xr.Variable, known: Contract) -> tokens.Axis:
-    period = coord.attrs.get("period")
-    place, unit = np.asarray(coord.values, np.float64), str(coord.attrs.get("units", "1"))
-    return _shared_axis(str(coord.dims[0]), place.tobytes(), unit, None if period is None else float(period),
-                        known.length, torch.get_default_dtype())
-
-
-@lru_cache(maxsize=64)
-def _shared_axis(name: str, place: bytes, unit: str, period: float | None, length: float,
-                 dtype: torch.dtype) -> tokens.Axis:
-    """One axis object for all samples on the same grid: made once, and seen to be the same when they are stacked."""
-    coord = torch.as_tensor(np.frombuffer(place, np.float64) / length, dtype=dtype)
-    return tokens.space(name, coord, unit=unit, period=None if period is None else period / length)
+        plain = {name: array for name, array in arrays.items() if not name.startswith((spectral.PREFIX, MEANS))}
+        states = {name: tuple(known.states) for name, known in datasets.items()}
+        return cls(chosen, datasets, Persistence.restore(config["baseline"], plain), spectral.of(arrays, states),
+                   objective=chosen.objective, means=means_of(arrays))

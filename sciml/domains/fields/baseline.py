@@ -1,12 +1,17 @@
-"""Persistence: x(t + lead) = x(t), with the size of what it misses as a function of lead time."""
+"""What fields are predicted as without a model: persistence, or of steady data the training mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+
+from sciml.data.store import Store
+from sciml.domains.fields.config import Contract
+
+MEANS = "means:"
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,87 @@ class Persistence:
             dataset, _, variable = name.partition("/")
             curves.setdefault(dataset, {})[variable] = np.asarray(curve, np.float64)
         return cls(curves, dict(config["sources"]))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The training mean of a steady variable in link space, and how far from it the training data are.
+
+    profile: over the fitted coordinates `places` (reference lengths) of the axes that have ends, size 1 along periodic
+    ones and where a mean over all cells predicts the validation split better. scale: root of the mean square about it.
+    """
+
+    profile: np.ndarray
+    places: tuple[np.ndarray, ...]
+    scale: float
+
+    def at(self, places: Sequence[np.ndarray]) -> np.ndarray:
+        """``(*space)`` at coordinates in reference lengths, linear between the fitted ones, constant beyond.
+
+        >>> Mean(np.array([0.0, 1.0]), (np.array([0.0, 0.5]),), 1.0).at([np.array([0.0, 0.25, 0.5])]).tolist()
+        [0.0, 0.5, 1.0]
+        """
+        values = self.profile
+        for axis, (fitted, wanted) in enumerate(zip(self.places, places)):
+            if values.shape[axis] == 1:
+                values = np.repeat(values, len(wanted), axis)
+                continue
+            right = np.clip(np.searchsorted(fitted, wanted), 1, len(fitted) - 1)
+            share = np.clip((wanted - fitted[right - 1]) / (fitted[right] - fitted[right - 1]), 0.0, 1.0)
+            share = share.reshape([-1 if d == axis else 1 for d in range(values.ndim)])
+            values = values.take(right - 1, axis) * (1 - share) + values.take(right, axis) * share
+        return values
+
+
+def mean_arrays(means: Mapping[str, Mapping[str, Mean]]) -> dict[str, np.ndarray]:
+    """Means of all data sets by one name each, from which `means_of` makes them again."""
+    found: dict[str, np.ndarray] = {}
+    for dataset, own in means.items():
+        for name, mean in own.items():
+            parts = {"profile": mean.profile, "scale": np.array([mean.scale])}
+            parts |= {f"place{axis}": place for axis, place in enumerate(mean.places)}
+            found |= {f"{MEANS}{dataset}/{name}/{key}": array for key, array in parts.items()}
+    return found
+
+
+def means_of(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Mean]]:
+    """Data set → state → mean."""
+    parts: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for name in arrays:
+        if name.startswith(MEANS):
+            dataset, variable, key = name.removeprefix(MEANS).split("/")
+            parts.setdefault((dataset, variable), {})[key] = np.asarray(arrays[name], np.float64)
+    found: dict[str, dict[str, Mean]] = {}
+    for (dataset, variable), own in parts.items():
+        places = tuple(own[f"place{axis}"] for axis in range(own["profile"].ndim))
+        found.setdefault(dataset, {})[variable] = Mean(own["profile"], places, float(own["scale"][0]))
+    return found
+
+
+def fit_means(store: Store, contract: Contract) -> dict[str, Mean]:
+    """Of every state of a steady data set, in float64 and one case in memory at a time.
+
+    A profile says what walls do (a solution that is zero there), but must not single out places of a periodic axis, and
+    of few cases is mostly their noise: it is kept if it predicts the validation split better than one number does.
+    """
+    places = tuple(store.coord(name).astype(np.float64) / contract.length for name in contract.names)
+    wraps = tuple(i for i, axis in enumerate(contract.axes) if axis.period is not None)
+    result = {}
+    for name, scaling in contract.states.items():
+        def values(group: int, name: str = name, center: float = scaling.center, scale: float = scaling.scale) -> Any:
+            return (store.read(name, group).astype(np.float64) - center) / scale
+
+        train, held = ([block.group for block in blocks] for blocks in (
+            store.meta.splits.train, store.meta.splits.validation))
+        total, count = 0.0, 0.0
+        for x in map(values, train):
+            known = np.isfinite(x)
+            total = total + np.where(known, x, 0.0).sum(wraps, keepdims=True)
+            count = count + known.sum(wraps, keepdims=True)
+        whole = np.full((1,) * len(places), np.sum(total) / max(np.sum(count), 1))
+        profile = np.where(count > 0, total / np.maximum(count, 1), whole)
+        judged = [[np.nanmean((x - mean) ** 2) for x in map(values, held)] for mean in (whole, profile)]
+        chosen = profile if held and np.nanmean(judged[1]) < np.nanmean(judged[0]) else whole
+        missed = [np.nanmean((x - chosen) ** 2) for x in map(values, train)]
+        result[name] = Mean(chosen, places, max(float(np.sqrt(np.nanmean(missed))), 1e-6))
+    return result

@@ -2,40 +2,113 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sciml.recipe import Section
+
+Leads = tuple[int, ...] | int | Literal["all"]
+"""Lead times in steps of the data: those listed, all up to a number, or all that a trajectory is long enough for."""
+SYMMETRY = re.compile(r"(shift|flip|rotate)(:\w+(,\w+)*)?")
+
+
+def fitting(leads: Leads, longest: int) -> tuple[int, ...]:
+    """The lead times that are not above `longest`, ascending.
+
+    >>> fitting((1, 2, 4), 3), fitting(4, 3), fitting("all", 3)
+    ((1, 2), (1, 2, 3), (1, 2, 3))
+    """
+    if isinstance(leads, tuple):
+        return tuple(lead for lead in leads if lead <= longest)
+    return tuple(range(1, 1 + (longest if leads == "all" else min(leads, longest))))
+
+
+def allowed(leads: Leads, lead: int) -> bool:
+    """Whether a model with these leads was trained with this one."""
+    return lead in leads if isinstance(leads, tuple) else lead >= 1 and (leads == "all" or lead <= leads)
+
+
+def shortest(leads: Leads) -> int:
+    """The first lead: the step of a rollout."""
+    return leads[0] if isinstance(leads, tuple) else 1
+
+
+def described(leads: Leads) -> str:
+    """In words, in steps.
+
+    >>> described((1, 2)), described(8)
+    ('1 or 2 steps', 'any number of steps up to 8')
+    """
+    if isinstance(leads, tuple):
+        return f"{' or '.join(map(str, leads))} steps"
+    return "any number of steps" + ("" if leads == "all" else f" up to {leads}")
+
+
+class Project(Section):
+    """What holds of every prediction: vectors without divergence, on grids periodic throughout; variables (or vectors)
+    whose mean over space stays what it was at the start."""
+
+    divergence_free: tuple[str, ...] = ()
+    mean: tuple[str, ...] = ()
 
 
 class FieldsConfig(Section):
     """The section ``domains.fields`` of a recipe.
 
     patch: cells of an axis that make one token; with fixed_patch the token keeps its physical length on other grids.
-    leads: lead times in steps of the data, of which training draws one per sample. augment: ``shift`` rolls a sample by
-    random whole cells along its periodic axes. any_dt: accept leads and steps that were not trained. spectral: on grids
-    that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses
-    is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the
-    operator's output is white).
+    leads: lead times in steps of the data, a list, a number (all up to it) or ``all``, of which training draws one per
+    sample, uniformly over all pairs of states; asked: longer ones that an evaluation asks for directly, too. augment:
+    symmetries of the equations, each with the axes it is about (default: all that allow it): ``shift`` rolls a sample
+    by random whole cells along periodic axes, ``flip`` mirrors it, ``rotate`` turns it by 90° in planes of equal axes;
+    components of vectors change sign and place with it. any_dt: accept leads and steps that were not trained. spectral:
+    on grids that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it
+    misses is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1:
+    the operator's output is white).
     """
 
     patch: int = Field(default=4, ge=1)
     fixed_patch: bool = True
-    leads: tuple[int, ...] = Field(default=(1,), min_length=1)
-    augment: tuple[Literal["shift"], ...] = ("shift",)
+    leads: Leads = (1,)
+    asked: tuple[int, ...] = ()
+    augment: tuple[str, ...] = ("shift",)
     objective: str = "relative_l2"
     rollout_steps: int = Field(default=12, ge=1)
     any_dt: bool = False
     spectral: float = Field(default=0.0, ge=0, le=1)
+    project: Project = Project()
+
+    @field_validator("leads", "asked")
+    @classmethod
+    def _ascending(cls, leads: Leads) -> Leads:
+        listed = leads if isinstance(leads, tuple) else (1 if leads == "all" else leads,)
+        if any(lead < 1 for lead in listed) or any(b <= a for a, b in pairwise(listed)):
+            raise ValueError("leads must be positive and ascending")
+        return leads
 
     @field_validator("leads")
     @classmethod
-    def _ascending(cls, leads: tuple[int, ...]) -> tuple[int, ...]:
-        if leads[0] < 1 or any(b <= a for a, b in pairwise(leads)):
-            raise ValueError("leads must be positive and ascending")
+    def _some(cls, leads: Leads) -> Leads:
+        if leads == ():
+            raise ValueError("at least one lead")
         return leads
+
+    @model_validator(mode="after")
+    def _trained(self) -> FieldsConfig:
+        unknown = [lead for lead in self.asked if not (self.any_dt or allowed(self.leads, lead))]
+        if unknown:
+            raise ValueError(f"asked: {unknown} are not among the leads, nor is any_dt set")
+        return self
+
+    @field_validator("augment")
+    @classmethod
+    def _symmetries(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in augment:
+            if not SYMMETRY.fullmatch(entry):
+                raise ValueError("shift, flip or rotate, each with axes if not all are meant: flip:x or rotate:x,y")
+        return augment
 
 
 class GridAxis(Section):
@@ -52,18 +125,22 @@ class GridAxis(Section):
 
 
 class Scaling(Section):
-    """``(transform(x) − center) / scale`` of one variable in its own unit."""
+    """``(transform(x) − center) / scale`` of one variable in its own unit; vector, along: as in
+    `sciml.data.schema.Variable`."""
 
     unit: str
     center: float = 0.0
     scale: float = 1.0
     transform: Literal["identity", "log10"] = "identity"
     long_name: str = ""
+    vector: str = ""
+    along: tuple[str, ...] = ()
 
 
 class Contract(Section):
     """One data set as the adapter knows it. length and time: the reference length and time in its own units; dt: its
-    time step; spacing: distance of neighbouring points of its first axis; lead_times ascending, in the unit of dt."""
+    time step; spacing: distance of neighbouring points of its first axis. steady: it has no time, and its states follow
+    from what else is known of a sample, one reference time ahead."""
 
     axes: tuple[GridAxis, ...]
     dt: float = Field(gt=0)
@@ -75,7 +152,22 @@ class Contract(Section):
     forcings: dict[str, Scaling] = Field(default_factory=dict)
     parameters: dict[str, Scaling] = Field(default_factory=dict)
     masks: tuple[str, ...] = ()
+    steady: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(axis.name for axis in self.axes)
+
+    @property
+    def periodic(self) -> bool:
+        """Whether it is throughout."""
+        return all(axis.period is not None for axis in self.axes)
+
+    @property
+    def vectors(self) -> dict[str, dict[str, str]]:
+        """Vector → axis → the state that is its component along it; tensors are left out."""
+        found: dict[str, dict[str, str]] = {}
+        for name, scaling in self.states.items():
+            if len(scaling.along) == 1:
+                found.setdefault(scaling.vector, {})[scaling.along[0]] = name
+        return found

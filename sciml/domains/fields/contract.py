@@ -13,7 +13,7 @@ import xarray as xr
 from sciml.data import units
 from sciml.data.schema import Moments, Variable
 from sciml.data.store import Store
-from sciml.domains.fields.config import Contract, GridAxis, Scaling
+from sciml.domains.fields.config import Contract, GridAxis, Leads, Scaling, allowed, described, shortest
 from sciml.errors import InputError
 
 Contracts = Mapping[str, Contract]
@@ -38,42 +38,59 @@ def factor(have: str, want: str) -> float | None:
 def learn(store: Store, known: Contracts) -> Contract:
     """The contract of a store's data set: its own statistics, the known ones for variables that are known.
 
-    Raises `InputError` if it isn't a uniform trajectory on a grid, or if a known name has a unit that doesn't convert.
+    Raises `InputError` if it is neither a uniform trajectory on a grid nor steady with something that its states follow
+    from, or if a known name has a unit that doesn't convert.
     """
-    meta = store.meta
-    states = meta.of_role("state")
-    if not states or meta.dt is None:
-        raise InputError(store.url, key="dt", found=f"dt {meta.dt}, state variables {list(states)}",
-                         expected="at least one state variable on a uniform time axis",
-                         fix="resample in time, or give the role `state` in source.yaml")
-    dims = meta.variables[states[0]].dims
-    for name in states:
-        own = meta.variables[name].dims
-        if own != dims or own[0] != "time" or any(meta.axes[d].kind != "space" for d in own[1:]) or len(own) < 2:
-            raise InputError(store.url, key=name, found=f"dimensions {own}", expected=f"(time, space…), {dims}",
-                             fix="split it into one variable per component on the common grid, in source.yaml")
-    axes = tuple(GridAxis(name=n, unit=meta.axes[n].unit, period=meta.axes[n].period) for n in dims[1:])
+    meta, dims = store.meta, layout(store)
+    axes = tuple(GridAxis(name=n, unit=meta.axes[n].unit, period=meta.axes[n].period) for n in dims)
     place = store.coord(axes[0].name).astype(np.float64)
     spacing = float(np.mean(np.diff(place))) if len(place) > 1 else axes[0].period or 1.0
-    length, time = _references(known, axes[0], spacing * len(place), meta.axes["time"].unit, meta.dt)
+    steady, clock = meta.dt is None, meta.axes.get("time")
+    dt, time_unit = meta.dt or 1.0, "1" if steady or clock is None else clock.unit
+    length, time = _references(known, axes[0], spacing * len(place), time_unit, dt, steady)
     parameters = [n for role in ("parameter", "boundary") for n in meta.of_role(role)]
     forcings = [*meta.of_role("forcing"), *meta.of_role("covariate")]
 
     def scalings(kind: str, names: Sequence[str]) -> dict[str, Scaling]:
         return {n: _scaling(store, known, kind, n, meta.variables[n], meta.moments[n]) for n in names}
 
-    return Contract(axes=axes, dt=meta.dt, time_unit=meta.axes["time"].unit, length=length, time=time, spacing=spacing,
-                    states=scalings("states", states), forcings=scalings("forcings", forcings),
+    return Contract(axes=axes, dt=dt, time_unit=time_unit, length=length, time=time, spacing=spacing, steady=steady,
+                    states=scalings("states", meta.of_role("state")), forcings=scalings("forcings", forcings),
                     parameters=scalings("parameters", parameters), masks=meta.of_role("mask"))
 
 
-def _references(known: Contracts, axis: GridAxis, extent: float, time_unit: str, dt: float) -> tuple[float, float]:
-    """Reference length and time in the data set's own units: the first data set's if its units convert."""
+def layout(store: Store) -> tuple[str, ...]:
+    """The axes of space that a store's states are on. Raises `InputError` if they differ, or if there is neither a
+    uniform time nor (steady) anything else than states."""
+    meta = store.meta
+    states, timed = meta.of_role("state"), "time" in meta.axes
+    given = [n for role in ("forcing", "covariate", "parameter", "boundary", "mask") for n in meta.of_role(role)]
+    if meta.domain != "fields" or not states or (meta.dt is None if timed else not given):
+        raise InputError(store.url, key="dt", found=f"{meta.domain}, dt {meta.dt}, states {list(states)}, {given}",
+                         expected="fields: states on a uniform time axis, or without time and what they follow from",
+                         fix="resample in time (or drop a time axis of one time), give roles in source.yaml")
+    dims = meta.variables[states[0]].dims
+    for name in states:
+        own = meta.variables[name].dims
+        space = own[1:] if timed else own
+        if own != dims or timed != (own[:1] == ("time",)) or not space or any(
+                meta.axes[d].kind != "space" for d in space):
+            raise InputError(store.url, key=name, found=f"dimensions {own}",
+                             expected=f"({'time, ' * timed}space…), {dims}",
+                             fix="split it into one variable per component on the common grid, in source.yaml")
+    return dims[1:] if timed else dims
+
+
+def _references(known: Contracts, axis: GridAxis, extent: float, time_unit: str, dt: float,
+                steady: bool) -> tuple[float, float]:
+    """Reference length and time in the data set's own units: the first data set's if its units convert. The time is
+    the first one's that has any; a steady one is a reference time ahead."""
     length, time = axis.period or extent, dt
     for first in list(known.values())[:1]:
         space = factor(first.axes[0].unit, axis.unit)
-        clock = factor(first.time_unit, time_unit)
         length = length if space is None else first.length * space
+    for first in [contract for contract in known.values() if not contract.steady and not steady][:1]:
+        clock = factor(first.time_unit, time_unit)
         time = time if clock is None else first.time * clock
     return length, time
 
@@ -83,11 +100,12 @@ def _scaling(store: Store, known: Contracts, kind: str, name: str, variable: Var
         old: Scaling | None = getattr(contract, kind).get(name)
         if old is not None:
             ratio = _convert(store.url, name, old.unit, variable.unit)
+            own_terms = {"unit": variable.unit, "vector": variable.vector, "along": variable.along}
             if old.transform == "log10":
-                return old.model_copy(update={"unit": variable.unit, "center": old.center + math.log10(ratio)})
-            return old.model_copy(update={
-                "unit": variable.unit, "center": old.center * ratio, "scale": old.scale * ratio})
-    common: dict[str, Any] = {"unit": variable.unit, "long_name": variable.long_name}
+                return old.model_copy(update={**own_terms, "center": old.center + math.log10(ratio)})
+            return old.model_copy(update={**own_terms, "center": old.center * ratio, "scale": old.scale * ratio})
+    common: dict[str, Any] = {"unit": variable.unit, "long_name": variable.long_name, "vector": variable.vector,
+                              "along": variable.along}
     if kind == "parameters" and own.minimum > 0:
         return Scaling(center=math.log10(own.mean), transform="log10", **common)
     return Scaling(center=own.mean, scale=own.std if own.std > 0 else 1.0, **common)
@@ -127,8 +145,11 @@ def resolve(contracts: Contracts, sample: xr.Dataset) -> str:
                      fix="fine-tune on a store of these data (sciml finetune CHECKPOINT --data STORE), or rename them")
 
 
-def lead_time(contract: Contract, sample: xr.Dataset, leads: Sequence[int], any_dt: bool) -> float:
-    """From the first to the second time of a sample, or its dt, in the contract's unit of time."""
+def lead_time(contract: Contract, sample: xr.Dataset, leads: Leads, any_dt: bool) -> float:
+    """From the first to the second time of a sample, or its attribute ``lead_time``, or the shortest lead in its dt; in
+    the contract's unit of time. One reference time where there is no time."""
+    if contract.steady:
+        return contract.time
     where = _where(sample)
     clock = sample.variables.get("time")
     times = np.zeros(1) if clock is None else np.atleast_1d(clock.values)
@@ -138,15 +159,24 @@ def lead_time(contract: Contract, sample: xr.Dataset, leads: Sequence[int], any_
     unit = contract.time_unit if clock is None else str(clock.attrs.get("units", contract.time_unit))
     ratio = _convert(where, "time", unit, contract.time_unit)
     dt = float(sample.attrs["dt"]) * ratio if "dt" in sample.attrs else contract.dt
-    lead = float(times[1] - times[0]) * ratio if len(times) > 1 else dt * leads[0]
+    lead = float(sample.attrs["lead_time"]) * ratio if "lead_time" in sample.attrs else dt * shortest(leads)
+    lead = float(times[1] - times[0]) * ratio if len(times) > 1 else lead
     if lead <= 0:
         raise InputError(where, key="time", found=times[:3].tolist(), expected="ascending times", fix="sort by time")
     steps = lead / contract.dt
-    if not any_dt and min(abs(steps - n) for n in leads) > 1e-3 * max(steps, 1):
+    whole = max(round(steps), 1)
+    nearest = min(leads, key=lambda n: abs(steps - n)) if isinstance(leads, tuple) else whole
+    if not any_dt and (abs(steps - nearest) > 1e-3 * max(steps, 1) or not allowed(leads, nearest)):
         raise InputError(where, key="time", found=f"a lead of {lead:g} {contract.time_unit}",
-                         expected=f"{' or '.join(f'{n * contract.dt:g}' for n in leads)} {contract.time_unit}",
+                         expected=f"{described(leads)} of {contract.dt:g} {contract.time_unit}",
                          fix="resample in time, train with that lead (domains.fields.leads), or set any_dt: true")
     return lead
+
+
+def whole_steps(lead: float, dt: float) -> float:
+    """`lead`, or the whole number of steps that it is up to the precision of a float32."""
+    steps = round(lead / dt)
+    return steps * dt if steps and abs(lead / dt - steps) < 1e-5 * steps else lead
 
 
 def check_grid(contract: Contract, sample: xr.Dataset) -> None:
@@ -176,12 +206,16 @@ def read(contract: Contract, sample: xr.Dataset, kind: str) -> dict[str, np.ndar
     """
     where, result = _where(sample), {}
     for name, scaling in getattr(contract, kind).items():
+        if name not in sample and kind == "states" and contract.steady:
+            sizes = (sample.sizes[axis] for axis in contract.names)
+            result[name] = np.full((1, *sizes), np.nan)  # what is asked for
+            continue
         if name not in sample:
             raise InputError(where, key=name, found=f"variables {[str(v) for v in sample.data_vars]}",
                              expected=f"{kind[:-1]} {name!r} [{scaling.unit}]", fix="add it, on the same grid")
         array: xr.Variable = sample.variables[name]
         if kind == "states":
-            array = array.isel(time=slice(2)) if "time" in array.dims else array.set_dims(("time", *array.dims))
+            array = array.isel(time=slice(2)) if "time" in array.dims else array.set_dims({"time": 1, **array.sizes})
         wanted = () if kind == "parameters" else (*(("time",) if "time" in array.dims else ()), *contract.names)
         if set(array.dims) != set(wanted):
             raise InputError(where, key=name, found=f"dimensions {array.dims}", expected=f"{wanted}",

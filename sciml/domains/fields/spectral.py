@@ -7,15 +7,16 @@ would bury the small scales of a long rollout in its errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from sciml.data.store import Store
-from sciml.domains.fields.config import Contract
+from sciml.domains.fields.config import Contract, Leads, fitting
 
 NEGLIGIBLE = 1e-14
+PREFIX = "spectra:"
 
 
 Curves = dict[str, dict[int, np.ndarray]]
@@ -30,8 +31,32 @@ def wavenumbers(sizes: Sequence[int], periods: Sequence[float]) -> np.ndarray:
     return np.rint(np.sqrt(sum(k**2 for k in np.meshgrid(*axes, indexing="ij")))).astype(int)
 
 
-def fit_curves(store: Store, contract: Contract, leads: Sequence[int]) -> Curves:
-    """Over all training pairs, one trajectory in memory at a time, in float64."""
+def knots(leads: Leads, longest: int) -> tuple[int, ...]:
+    """The leads that curves are fitted at: those listed or, of a range, powers of two and the longest.
+
+    >>> knots((1, 3), 9), knots("all", 9), knots(5, 9)
+    ((1, 3), (1, 2, 4, 8, 9), (1, 2, 4, 5))
+    """
+    found = fitting(leads, longest)
+    if isinstance(leads, tuple) or not found:
+        return found
+    return tuple(dict.fromkeys((*(1 << i for i in range(found[-1].bit_length())), found[-1])))
+
+
+def between(curves: Mapping[int, np.ndarray], steps: float) -> np.ndarray:
+    """``(3, K)`` at a lead in steps: linear in its logarithm between those fitted, the nearest one's beyond them."""
+    steps = round(steps) if abs(steps - round(steps)) < 1e-5 * steps else steps
+    below = max((lead for lead in curves if lead <= steps), default=min(curves))
+    above = min((lead for lead in curves if lead >= steps), default=max(curves))
+    if below == above:
+        return curves[below]
+    share = float(np.log(steps / below) / np.log(above / below))
+    return (1 - share) * curves[below] + share * curves[above]
+
+
+def fit_curves(store: Store, contract: Contract, allowed: Leads) -> Curves:
+    """Over all training pairs at the `knots`, one trajectory in memory at a time, in float64."""
+    leads = knots(allowed, max(block.stop - block.start for block in store.meta.splits.train) - 1)
     periods = [axis.period / contract.length for axis in contract.axes if axis.period is not None]
     sizes = [len(store.coord(name)) for name in contract.names]
     shell, result = wavenumbers(sizes, periods), {}
@@ -88,3 +113,20 @@ def gains(curve: np.ndarray, sizes: Sequence[int], periods: Sequence[float], pow
     own = np.maximum(sigma, 1e-12 * sigma.max()) ** power
     white = np.sqrt((modes * own**2).sum() / modes.sum())
     return damping[shell], own[shell] / white * np.sqrt((modes * sigma**2).sum())
+
+
+def arrays(spectra: Mapping[str, Curves]) -> dict[str, np.ndarray]:
+    """Curves of all data sets by one name each, from which `of` makes them again."""
+    return {f"{PREFIX}{dataset}/{variable}/{lead}": curve for dataset, own in spectra.items()
+            for variable, leads in own.items() for lead, curve in leads.items()}
+
+
+def of(arrays: Mapping[str, np.ndarray], states: Mapping[str, Sequence[str]]) -> dict[str, Curves]:
+    """Curves by data set, in the order of its states."""
+    found: dict[str, Curves] = {}
+    for name in arrays:
+        if name.startswith(PREFIX):
+            dataset, variable, lead = name.removeprefix(PREFIX).split("/")
+            found.setdefault(dataset, {}).setdefault(variable, {})[int(lead)] = np.asarray(arrays[name], np.float64)
+    return {dataset: {name: dict(sorted(own[name].items())) for name in states[dataset]}
+            for dataset, own in found.items()}

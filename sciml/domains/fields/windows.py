@@ -12,18 +12,20 @@ from xarray.indexes import PandasIndex
 
 from sciml.data.schema import Block
 from sciml.data.store import Store
+from sciml.domains.fields.config import Leads, fitting
+from sciml.domains.fields.symmetry import Motion, Symmetries
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What all samples of a store share: coordinates, dims and attributes of variables, axes that may be rolled."""
+    """What all samples of a store share: coordinates, dims and attributes of variables; clock ``(times,)``, None where
+    the data are steady."""
 
     store: Store
     space: tuple[str, ...]
-    clock: np.ndarray
+    clock: np.ndarray | None
     coords: xr.Coordinates
     shared: dict[str, tuple[tuple[str, ...], dict[str, Any]]]
-    periodic: tuple[bool, ...]
 
     @classmethod
     def of(cls, store: Store, space: Sequence[str]) -> Frame:
@@ -38,76 +40,107 @@ class Frame:
             if set(variable.dims) <= {"time", *space}:
                 described = {"long_name": variable.long_name} if variable.long_name else {}
                 variables[name] = (variable.dims, {"units": variable.unit} | described)
-        shared = xr.Dataset(coords=coords).coords
-        wraps = tuple(meta.axes[n].period is not None and _uniform(coords[n].values) for n in space)
-        return cls(store, tuple(space), store.coord("time").astype(np.float64), shared, variables, wraps)
+        clock = store.coord("time").astype(np.float64) if "time" in meta.axes else None
+        return cls(store, tuple(space), clock, xr.Dataset(coords=coords).coords, variables)
 
-    def sample(self, group: int, times: Sequence[int], shift: Sequence[int] | None = None) -> xr.Dataset:
-        """The trajectory `group` at ascending indices of time, rolled by `shift` cells along the axes of space."""
-        store, meta = self.store, self.store.meta
-        lattice = {}
+    def symmetries(self, augment: Sequence[str]) -> Symmetries | None:
+        """What samples of training are moved by; None if nothing is asked for."""
+        places = {name: self.coords[name].values for name in self.space}
+        return Symmetries.of(self.store.meta, places, augment, self.store.url) if augment else None
+
+    def sample(self, group: int, times: Sequence[int] = (), motion: Motion | None = None) -> xr.Dataset:
+        """The trajectory `group` at ascending indices of time (none of steady data), moved."""
+        meta, lattice = self.store.meta, {}
         for name, (dims, attrs) in self.shared.items():
-            values = self._read(name, group, times) if dims[:1] == ("time",) else store.read(name, group)
-            if shift is not None and len(dims) > 0:
-                places = tuple(i for i, dim in enumerate(dims) if dim in self.space)
-                moved = tuple(shift[self.space.index(dims[i])] for i in places)
-                values = np.roll(values, moved, places)
+            source, sign = (name, 1) if motion is None else motion.part(name)
+            values = self._read(source, group, times, self.shared[source][0])
+            if motion is not None:
+                dims = self.shared[source][0]
+                values = motion.move(values, dims)
+                values = -values if sign < 0 else values
             lattice[name] = xr.Variable(dims, values, attrs)
+        attrs = {"domain": "fields", "dataset": meta.dataset, "source": f"{meta.dataset}/{meta.group_dim} {group}"}
+        if self.clock is None:
+            return xr.Dataset(lattice, coords=self.coords, attrs=attrs)
         clock = PandasIndex(self.clock[list(times)], "time")
         now = clock.create_variables()
         now["time"].attrs["units"] = meta.axes["time"].unit
         coords = xr.Coordinates({**self.coords.variables, **now}, indexes={**self.coords.xindexes, "time": clock})
-        at = f"{meta.dataset}/{meta.group_dim} {group} @ {times[0]}"
-        return xr.Dataset(lattice, coords=coords, attrs={
-            "domain": "fields", "dataset": meta.dataset, "source": at, "dt": meta.dt})
+        return xr.Dataset(lattice, coords=coords, attrs={**attrs, "source": f"{attrs['source']} @ {times[0]}",
+                                                         "dt": meta.dt})
 
-    def _read(self, name: str, group: int, times: Sequence[int]) -> np.ndarray:
+    def _read(self, name: str, group: int, times: Sequence[int], dims: Sequence[str]) -> np.ndarray:
+        if dims[:1] != ("time",):
+            return self.store.read(name, group)
         first, last = times[0], times[-1]
         if last - first == len(times) - 1:
             return self.store.read(name, group, first, last + 1)
         return np.concatenate([self.store.read(name, group, t, t + 1) for t in times])
 
 
-def _uniform(place: np.ndarray) -> bool:
-    steps = np.diff(place)
-    return len(steps) == 0 or bool(np.allclose(steps, steps[0], rtol=1e-4, atol=0))
-
-
 @dataclass(frozen=True)
 class Pairs:
-    """Two states of a trajectory, `leads` steps apart: all that fit into the blocks.
+    """`steps` + 1 states of a trajectory, neighbours `lead` steps of the data apart: every one that fits into a block,
+    the shortest lead first.
 
-    In training an index names the trajectory and the earlier time, the lead and a shift along periodic axes are drawn;
-    otherwise it names the lead as well.
+    In training (`random`) an index stands for a share of them, as many indices as there are at the shortest lead, and
+    the sample is drawn from its share: uniformly over all (ordered) pairs of states, if all leads are allowed, and
+    every epoch has every lead about as often as it has pairs. rows ``(R, 3)``: lead, group, first time; ends ``(R,)``:
+    how many samples there are up to the end of a row.
     """
 
     frame: Frame
-    leads: tuple[int, ...]
-    items: np.ndarray
+    rows: np.ndarray
+    ends: np.ndarray
+    length: int
+    steps: int = 1
     random: bool = False
-    shift: bool = False
+    symmetries: Symmetries | None = None
 
     @classmethod
-    def of(cls, frame: Frame, blocks: Sequence[Block], leads: tuple[int, ...], *, random: bool = False,
-           shift: bool = False) -> Pairs:
-        asked = leads[:1] if random else leads
-        rows = [(block.group, t, lead, block.stop) for lead in asked for block in blocks
-                for t in range(block.start, block.stop - lead)]
-        return cls(frame, leads, np.array(rows, dtype=np.int64).reshape(-1, 4), random, shift)
+    def of(cls, frame: Frame, blocks: Sequence[Block], leads: Leads, *, steps: int = 1, random: bool = False,
+           augment: Sequence[str] = ()) -> Pairs:
+        longest = max((block.stop - block.start for block in blocks), default=0)
+        places = [(lead, block, block.stop - block.start - lead * steps)
+                  for lead in fitting(leads, (longest - 1) // steps) for block in blocks]
+        rows = [(lead, block.group, block.start) for lead, block, count in places if count > 0]
+        counts = np.array([count for *_, count in places if count > 0], dtype=np.int64)
+        shortest = sum(count for lead, _, count in places if count > 0 and lead == rows[0][0])
+        return cls(frame, np.array(rows, dtype=np.int64).reshape(-1, 3), counts.cumsum(),
+                   shortest if random else int(counts.sum()), steps, random, frame.symmetries(augment))
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.length
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
-        group, start, lead, stop = self.items[index].tolist()
-        if self.random:
-            fitting = [lead for lead in self.leads if start + lead < stop]
-            lead = fitting[int(rng.integers(len(fitting)))]
-        moved = None
-        if self.shift:
-            sizes = [len(self.frame.coords[name]) for name in self.frame.space]
-            moved = [int(rng.integers(n)) if wraps else 0 for n, wraps in zip(sizes, self.frame.periodic)]
-        return self.frame.sample(group, (start, start + lead), moved)
+        total = int(self.ends[-1])
+        if self.random and total > len(self):
+            index = (index * total + int(rng.integers(total))) // len(self)
+        row = int(np.searchsorted(self.ends, index, side="right"))
+        lead, group, first = self.rows[row].tolist()
+        start = first + index - (int(self.ends[row - 1]) if row else 0)
+        motion = self.symmetries.draw(rng) if self.symmetries is not None else None
+        return self.frame.sample(group, range(start, start + self.steps * lead + 1, lead), motion)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The trajectories of steady data: a problem with its solution each."""
+
+    frame: Frame
+    groups: tuple[int, ...]
+    symmetries: Symmetries | None = None
+
+    @classmethod
+    def of(cls, frame: Frame, blocks: Sequence[Block], augment: Sequence[str] = ()) -> Cases:
+        return cls(frame, tuple(dict.fromkeys(block.group for block in blocks)), frame.symmetries(augment))
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        motion = self.symmetries.draw(rng) if self.symmetries is not None else None
+        return self.frame.sample(self.groups[index], (), motion)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Molecules:
         """The first configuration of every different molecule of the split, at most 16."""
         windows = self.open(store, split)
         if "molecule" in store.meta.variables:
-            molecule = windows.layout.whole("molecule")[windows.groups]
+            molecule = windows.layout.of_groups("molecule", windows.groups)
         else:
             molecule = np.zeros(len(windows))
         _, first = np.unique(molecule, return_index=True)
@@ -225,7 +225,8 @@ class Molecules:
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
         windows = self.open(store, split)
-        one = "molecule" not in store.meta.variables or len(np.unique(windows.layout.whole("molecule"))) == 1
+        one = "molecule" not in store.meta.variables or len(np.unique(
+            windows.layout.of_groups("molecule", np.arange(store.meta.groups)))) == 1
         return [Question("configurations", windows, block=DEPENDENT_FRAMES if one else 1, shown=PARITY)]
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -63,19 +63,18 @@ def fit_dataset(store: Store, config: MoleculesConfig) -> Fitted:
     """From the training split alone. Raises `InputError` if a property is not there, or nowhere known."""
     layout = Layout.of(store)
     train, rows = np.sort(layout.members("train")), store.rows("atom")
-    numbers = layout.whole("number").astype(np.int64)
+    numbers = layout.of_groups("number", train).astype(np.int64)
     symbols_of(numbers, store.url)
-    numbers = numbers[_atoms_of(train, rows)]
     elements = tuple(SYMBOLS[n] for n in np.unique(numbers))  # others can't be learnt of, and are refused
     counts = count_elements(numbers, rows[train], elements)
-    force_scale = _force_scale(layout, train, rows) if config.forces != "none" and "forces" in layout.variables else 0.0
+    force_scale = _force_scale(layout, train) if config.forces != "none" and "forces" in layout.variables else 0.0
     if config.forces != "none" and not force_scale:
         raise InputError(store.url, key="forces", found="none known in the training split", expected="forces",
                          fix="set domains.molecules.forces: none, or give the key of the forces in the source file")
     references, scales, units = {}, {}, {}
     ones = np.ones(len(numbers), np.int64)
     for name, kind in config.properties.items():
-        values = _labels(layout, name, kind)[_atoms_of(train, rows) if kind == "atoms" else train]
+        values = _labels(layout, name, kind, train)
         known = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
         if not known.any():
             raise InputError(store.url, key=name, found="not known in the training split", expected="some values",
@@ -104,17 +103,18 @@ def count_elements(numbers: np.ndarray, rows: np.ndarray, elements: tuple[str, .
 
 
 def _conditioned(layout: Layout, name: str) -> bool:
-    """Raises `InputError` on a charge or spin that some configurations don't say."""
+    """Raises `InputError` on a charge or spin that some configurations of training and validation don't say."""
     if layout.variables.get(name) != ():
         return False
-    unknown = ~np.isfinite(layout.whole(name))
+    unknown = ~np.isfinite(layout.of_groups(name, np.sort(np.concatenate([layout.members("train"),
+                                                                          layout.members("validation")]))))
     if unknown.any():
         raise InputError(layout.store.url, key=name, found=f"not known of {int(unknown.sum())} configurations",
                          expected="known of all, or of none", fix="complete it in the source file, or don't read it")
     return True
 
 
-def _labels(layout: Layout, name: str, kind: Kind) -> np.ndarray:
+def _labels(layout: Layout, name: str, kind: Kind, groups: np.ndarray) -> np.ndarray:
     dims, what = LABELLED.get(kind, ((), "one number per configuration"))
     if layout.variables.get(name) != dims:
         found = "no such label" if name not in layout.variables else f"dimensions {layout.variables[name]}"
@@ -122,7 +122,7 @@ def _labels(layout: Layout, name: str, kind: Kind) -> np.ndarray:
                           if own == dims and layout.store.meta.variables[key].role == "label")
         raise InputError(layout.store.url, key=name, found=found, expected=f"{what} for {kind}: {known or 'none'}",
                          fix="correct domains.molecules.properties")
-    return layout.whole(name).astype(np.float64)
+    return layout.of_groups(name, groups).astype(np.float64)
 
 
 def _references(layout: Layout, name: str, kind: Kind, config: MoleculesConfig, elements: tuple[str, ...],
@@ -134,19 +134,12 @@ def _references(layout: Layout, name: str, kind: Kind, config: MoleculesConfig, 
     if "isolated_energy" not in layout.store.meta.variables:
         raise InputError(where, key="isolated_energy", found="none in the store", expected="energies of isolated atoms",
                          fix="give options.isolated in the source file, or set references: least_squares")
-    energies = layout.whole("isolated_energy")[0]
+    energies = layout.store.read("isolated_energy", int(layout.members("train")[0]))
     return isolated_references(elements, dict(zip(layout.store.members("element"), energies, strict=True)), where)
 
 
-def _atoms_of(groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``(n,)`` whether an atom belongs to one of the groups, of all atoms of configurations with so many rows."""
-    inside = np.zeros(len(rows), bool)
-    inside[groups] = True
-    return np.repeat(inside, rows)
-
-
-def _force_scale(layout: Layout, train: np.ndarray, rows: np.ndarray) -> float:
-    forces = layout.whole("forces")[_atoms_of(train, rows)]
+def _force_scale(layout: Layout, train: np.ndarray) -> float:
+    forces = layout.of_groups("forces", train)
     known = forces[np.isfinite(forces)]
     return float(np.sqrt(np.mean(known**2))) if known.size else 0.0
 

@@ -49,9 +49,11 @@ class Layout:
         return xr.Dataset(data, attrs={"domain": "molecules", "dataset": meta.dataset,
                                        "source": f"{meta.dataset}/{meta.group_dim} {group}"})
 
-    def whole(self, name: str) -> np.ndarray:
-        """A variable of all configurations, or of all their atoms."""
-        return np.asarray(self.store.lazy()[name].values)
+    def of_groups(self, name: str, groups: np.ndarray) -> np.ndarray:
+        """A variable of these configurations, or of all their atoms, one after the other."""
+        parts = [self.store.read(name, int(group)) for group in groups]
+        ragged = self.store.meta.variables[name].dims[:1] == ("atom",)
+        return np.concatenate(parts) if ragged else np.stack(parts)
 
     def members(self, split: SplitName) -> np.ndarray:
         """``(n,)`` the groups of a split."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from sciml.domains.series.encode import Frame
 from sciml.domains.series.known import Known, Pieces, learn
 from sciml.domains.series.layout import Layout
 from sciml.domains.series.periods import discover, patch_of
-from sciml.domains.series.tasks import TASKS, About, Stepping, Task
+from sciml.domains.series.tasks import TASKS, About, Settling, Stepping, Task
 from sciml.errors import InputError
 from sciml.recipe import Named, validate
 from sciml.tokens import Outputs, Slots, State, TokenBatch, TokenSpec
@@ -28,7 +28,7 @@ from sciml.tokens import Outputs, Slots, State, TokenBatch, TokenSpec
 
 @dataclass(frozen=True)
 class Series:
-    """Series in standardised units, of one clock per data set, of equal or unequal length.
+    """Series in standardised units, of one clock per data set, of equal or unequal length, at regular times or not.
 
     datasets: what is known of each, by name; those of `guests` were not trained on and borrow what was learnt of
     others. reference: look-back (steps) and step (seconds) of the first one fitted, by which coordinates are divided
@@ -53,9 +53,11 @@ class Series:
 
     @property
     def notes(self) -> list[str]:
-        """What an evaluation says of guests."""
+        """What an evaluation says of guests, and of data sets that the floor answers for."""
         fitted = ", ".join(self._fitted())
-        return [f"{name} was not fitted: what is said of it was learnt of {fitted}" for name in sorted(self.guests)]
+        settled = self.task.notes if isinstance(self.task, Settling) else []
+        return settled + [f"{name} was not fitted: what is said of it was learnt of {fitted}"
+                          for name in sorted(self.guests)]
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -76,7 +78,8 @@ class Series:
         reference = self.reference or (self.config.look_back_of(known.name), known.clock.dt)
         config = self.config
         if config.patch == "auto":
-            found = discover(Pieces.of(layout, known, layout.store.meta.splits.train).values)
+            found = [] if known.clock.stepless else discover(Pieces.of(
+                layout, known, layout.store.meta.splits.train).values)
             config = config.model_copy(update={"patch": patch_of(found, most=config.look_back_of(known.name) // 2)})
         return replace(self, config=config, task=self.task.fit(layout, known, config), reference=reference,
                        datasets={**self.datasets, known.name: known}, guests=self.guests - {known.name})
@@ -88,6 +91,10 @@ class Series:
         """
         if known.name in self.datasets and known.name not in self.guests:
             return self
+        if known.clock.stepless or any(other.clock.stepless for other in self.datasets.values()):
+            raise InputError(known.name, key="dataset", found="times that follow no step, of it or of what was fitted",
+                             expected="a data set that was fitted", fix="fit the adapter to its store first "
+                             "(sciml finetune)")
         if not (self.task.borrows and self.datasets) or self.config.inputs.identity:
             raise InputError(known.name, key="dataset", found=f"not one of {', '.join(self.datasets) or 'none yet'}",
                              expected="a data set that was fitted, or a checkpoint trained with inputs.identity: false",
@@ -97,6 +104,13 @@ class Series:
     def meeting(self, store: Store) -> Self:
         """`introduced` to a store, whose training split gives the scale of its variates and nothing else."""
         return self if store.meta.dataset in self.datasets else self.introduced(learn(Layout.of(store)))
+
+    def calibrated(self, forward: Callable[[TokenBatch], Outputs], windows: Windows) -> Self:
+        """A task that may settle for its floor judges the operator on validation, by the metric that counts."""
+        if not isinstance(self.task, Settling):
+            return self
+        layout = windows.layout  # type: ignore[attr-defined]
+        return replace(self, task=self.task.judged(forward, layout, self.about(layout.name, layout.store.url)))
 
     def floor(self) -> Self:
         """The same adapter with the plain classical predictor as the baseline: the floor of every score."""
@@ -209,7 +223,8 @@ class Series:
         used = {period for known in fitted for period in known.calendar} if self.config.inputs.calendar else set()
         return Frame(look_back, dt, tuple(p for p in PERIODS_NS if p in used),
                      tuple(dict.fromkeys(name for known in fitted for name in known.covariates.names)),
-                     tuple(dict.fromkeys(name for known in fitted for name in known.static.names)), self.config.inputs)
+                     tuple(dict.fromkeys(name for known in fitted for name in known.static.names)), self.config.inputs,
+                     any(known.clock.stepless for known in fitted))
 
     def _unit(self) -> str | None:
         units = {unit for known in self.datasets.values() for unit in known.units}

@@ -158,21 +158,26 @@ class Ridge:
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     @classmethod
-    def fit(cls, train: Moments, validation: Moments, strengths: Sequence[float]) -> Ridge:
-        """Per range, the strength with the least error on validation; where that has no window, the middle one, and the
-        provenance says so by an error of None."""
-        cells = np.arange(train.gram.shape[1])
+    def fit(cls, train: Moments, validation: Moments, strengths: Sequence[float],
+            look_backs: Sequence[int] = ()) -> Ridge:
+        """Per range, the strength with the least error on validation, mean over these look-backs (default: the longest
+        alone); where that has no window, the middle one, and the provenance says so by an error of None."""
+        longest = train.gram.shape[1]
+        lengths = tuple(look_backs) or (longest,)
         chosen, errors = [], []
         for r in range(len(train.ends)):
-            fitted, asked = centred(train, r, cells), centred(validation, r, cells)
-            tried = [float(squared_error(*asked, solve(*fitted[:2], s)).mean()) for s in strengths]
+            pairs = [(centred(train, r, cells), centred(validation, r, cells))
+                     for n in lengths for cells in [np.arange(longest - n, longest)]]
+            tried = np.array([[squared_error(*asked, solve(*fitted[:2], s)).mean() for fitted, asked in pairs]
+                              for s in strengths])
             known = validation.rows[r] > 0
-            best = int(np.argmin(tried)) if known else len(strengths) // 2
+            best = int(tried.mean(1).argmin()) if known else len(strengths) // 2
             chosen.append(float(strengths[best]))
-            errors.append(tried[best] if known else None)
+            errors.append(tried[best].tolist() if known else None)
         provenance = {"ends": list(train.ends), "selected_on": "validation", "tried": list(map(float, strengths)),
-                      "validation_mse": errors, "train_rows": train.rows.tolist(),
-                      "validation_rows": validation.rows.tolist()}
+                      "validation_mse": [None if e is None else float(np.mean(e)) for e in errors],
+                      "look_backs": list(lengths), "validation_mse_by_look_back": errors,
+                      "train_rows": train.rows.tolist(), "validation_rows": validation.rows.tolist()}
         return cls(train, tuple(chosen), provenance)
 
     @property

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from sciml.data import rhythm
+from sciml.data.rhythm import DAY_NS, IRREGULAR
 from sciml.errors import InputError
 
-DAY_NS = 86_400 * 10**9
 PERIODS_NS = {"day": DAY_NS, "week": 7 * DAY_NS, "year": round(365.2425 * DAY_NS)}
 MIN_CYCLES = 3
+FINE = 1 << 30
+"""Ticks in the mean step of irregular numeric time."""
 _MONDAY_NS = 4 * DAY_NS  # 1970-01-05
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The uniform time axis of one data set, as integer ticks: nanoseconds since 1970, or steps since `origin`.
+    """The time axis of one data set, as integer ticks: nanoseconds since 1970, or parts of `dt` since `origin`.
 
-    step: ticks between neighbours (1 for numeric time). dt, origin: in the axis's own unit (seconds for calendar time).
+    freq: empty where times follow in equal steps; else a step of months (`sciml.data.rhythm`), or `IRREGULAR`. step:
+    ticks between neighbours (1 for numeric time), their mean where they are unequal. dt, origin: in the axis's own unit
+    (seconds for calendar time).
     """
 
     kind: Literal["calendar", "numeric"]
@@ -28,11 +33,16 @@ class Clock:
     dt: float
     origin: float = 0.0
     unit: str = "s"
+    freq: str = ""
 
     @classmethod
     def of(cls, time: np.ndarray, unit: str, *, where: object) -> Clock:
         """From ``(T,)`` datetime64 or numbers. Raises `InputError` unless ascending with one step."""
         if np.issubdtype(time.dtype, np.datetime64):
+            months = rhythm.calendar(time)
+            if months:
+                step = round(rhythm.months(months) * PERIODS_NS["year"] / 12)
+                return cls("calendar", step, step / 1e9, freq=months)
             gaps = np.diff(_nanoseconds(time))
             if len(gaps) == 0 or (gaps != gaps[0]).any() or gaps[0] <= 0:
                 raise _not_uniform(where, gaps)
@@ -42,34 +52,77 @@ class Clock:
             raise _not_uniform(where, gaps)
         return cls("numeric", 1, float(gaps.mean()), float(time[0]), unit)
 
+    @classmethod
+    def irregular(cls, pieces: Sequence[np.ndarray], unit: str, *, where: object) -> Clock:
+        """Of stretches of ``(T,)`` times that follow no step, which then is the mean of those there are.
+
+        Raises `InputError` where no stretch has two times.
+        """
+        count = sum(len(piece) - 1 for piece in pieces if len(piece))
+        if count < 1:
+            raise _not_uniform(where, np.zeros(0))
+        if np.issubdtype(pieces[0].dtype, np.datetime64):
+            step = max(1, round(sum(int(np.ptp(_nanoseconds(piece))) for piece in pieces if len(piece)) / count))
+            return cls("calendar", step, step / 1e9, freq=IRREGULAR)
+        dt = float(sum(np.ptp(piece) for piece in pieces if len(piece))) / count
+        return cls("numeric", FINE, dt, float(next(piece[0] for piece in pieces if len(piece))), unit, IRREGULAR)
+
+    @property
+    def stepless(self) -> bool:
+        return self.freq == IRREGULAR
+
     def ticks(self, time: np.ndarray, *, where: object) -> np.ndarray:
         """``(T,)`` int64 ticks of a sample's times. Raises `InputError` if they don't advance by this clock's step."""
-        if np.issubdtype(time.dtype, np.datetime64) != (self.kind == "calendar"):
-            raise InputError(where, key="time", found=str(time.dtype), expected=f"{self.kind} time, as fitted",
-                             fix="give the time axis the type it had in the store")
-        if self.kind == "calendar":
-            ticks = _nanoseconds(time)
-        else:
-            ticks = np.rint((time.astype(np.float64) - self.origin) / self.dt).astype(np.int64)
-        if len(ticks) > 1 and (np.diff(ticks) != self.step).any():
+        ticks = self.places(time, where=where)
+        if not self.follow(ticks).all():
             gap = time[1] - time[0]
             raise InputError(where, key="time", found=f"steps of {gap} or uneven ones", expected=self.describe(),
                              fix="resample to that step, or fit the data set under its own name")
         return ticks
 
+    def places(self, time: np.ndarray, *, where: object) -> np.ndarray:
+        """`ticks`, in whatever order. Raises `InputError` on dates in place of numbers, or numbers of dates."""
+        if np.issubdtype(time.dtype, np.datetime64) != (self.kind == "calendar"):
+            raise InputError(where, key="time", found=str(time.dtype), expected=f"{self.kind} time, as fitted",
+                             fix="give the time axis the type it had in the store")
+        if self.kind == "calendar":
+            return _nanoseconds(time)
+        return np.rint((time.astype(np.float64) - self.origin) / self.dt * self.step).astype(np.int64)
+
+    def follow(self, ticks: np.ndarray) -> np.ndarray:
+        """``(T − 1,)`` bool: whether each of ``(T,)`` ticks is one step after the one before."""
+        if self.stepless:
+            return np.asarray(np.diff(ticks) > 0)
+        if self.freq:
+            return np.asarray(rhythm.later(ticks[:-1], self.freq, 1) == ticks[1:])
+        return np.asarray(np.diff(ticks) == self.step)
+
+    def later(self, ticks: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+        """Ticks `count` steps after these, broadcast. Raises `InputError` where there are no steps."""
+        if self.stepless:
+            raise InputError("time", key="steps", found="a data set whose times follow no step", expected="the times "
+                             "that are asked for", fix="name them: predictor.forecast(frame, future=times)")
+        return rhythm.later(ticks, self.freq, count) if self.freq else np.asarray(ticks + self.step * count)
+
     def times(self, ticks: np.ndarray) -> np.ndarray:
-        """The inverse of `ticks`: datetime64[ns] or float64."""
-        return ticks.astype("datetime64[ns]") if self.kind == "calendar" else self.origin + self.dt * ticks
+        """The inverse of `places`: datetime64[ns] or float64."""
+        if self.kind == "calendar":
+            return ticks.astype("datetime64[ns]")
+        return self.origin + (self.dt * ticks if self.step == 1 else self.dt * (ticks / self.step))
 
     def describe(self) -> str:
-        return f"a uniform step of {self.dt:g} {self.unit}"
+        if self.stepless:
+            return "ascending times"
+        return f"steps of {self.freq}" if self.freq else f"a uniform step of {self.dt:g} {self.unit}"
 
     def state(self) -> dict[str, Any]:
-        return {"kind": self.kind, "step": self.step, "dt": self.dt, "origin": self.origin, "unit": self.unit}
+        return {"kind": self.kind, "step": self.step, "dt": self.dt, "origin": self.origin, "unit": self.unit,
+                "freq": self.freq}
 
     @classmethod
     def restore(cls, config: Mapping[str, Any]) -> Clock:
-        return cls(config["kind"], int(config["step"]), float(config["dt"]), float(config["origin"]), config["unit"])
+        return cls(config["kind"], int(config["step"]), float(config["dt"]), float(config["origin"]), config["unit"],
+                   config.get("freq", ""))
 
 
 def _nanoseconds(time: np.ndarray) -> np.ndarray:
@@ -79,7 +132,8 @@ def _nanoseconds(time: np.ndarray) -> np.ndarray:
 def _not_uniform(where: object, gaps: np.ndarray) -> InputError:
     found = f"{len(np.unique(gaps))} different steps, the smallest {gaps.min()}" if len(gaps) else "fewer than 2 times"
     return InputError(where, key="time", found=found, expected="ascending times with one uniform step",
-                      fix="resample to a uniform step in the source file's options")
+                      fix="resample to a uniform step in the source file's options (irregular: fill), or take times as "
+                      "they are (irregular: keep)")
 
 
 def resolvable(clock: Clock, steps: int, names: Iterable[str]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from sciml.recipe import Named, Section
 
+LOOK_BACKS = 4
+"""Different ones that validation asks at, where training draws them."""
 TransformName = Literal["sqrt", "log"]
 
 
@@ -83,6 +85,16 @@ class SeriesConfig(Section):
 
     def look_back_of(self, dataset: str) -> int:
         return self.of(dataset).look_back or self.look_back
+
+    def look_backs_of(self, dataset: str) -> tuple[int, ...]:
+        """What validation asks at: the look-back or, where training draws them, `LOOK_BACKS` from the shortest on.
+
+        >>> SeriesConfig(look_back=512, shortest=96).look_backs_of("etth1"), SeriesConfig().look_backs_of("etth1")
+        ((96, 235, 373, 512), (96,))
+        """
+        longest = self.look_back_of(dataset)
+        first = longest if self.shortest is None else min(self.shortest, longest)
+        return tuple(dict.fromkeys(round(first + (longest - first) * i / (LOOK_BACKS - 1)) for i in range(LOOK_BACKS)))
 
     def horizons_of(self, dataset: str) -> tuple[int, ...]:
         return self.of(dataset).horizons or self.horizons

@@ -24,12 +24,15 @@ HEAD = "value"
 LEAST_SPREAD = 0.05
 """Of a look-back, in standardised units."""
 VECTOR_CONDITIONS = ("log_step", "log_horizon")
+GAP = "gap"
+LONGEST_GAP = 8.0
+"""In units of log(1 + gap): of what the operator is told, about three thousand steps."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """What is common to all data sets: the reference look-back (steps) and step (s), calendar periods, names of
-    covariates and constants, options."""
+    covariates and constants, options; whether there is one whose times follow no step."""
 
     look_back: int
     dt: float
@@ -37,11 +40,13 @@ class Frame:
     covariates: tuple[str, ...]
     static: tuple[str, ...]
     inputs: InputConfig
+    irregular: bool = False
 
     @property
     def lattice_conditions(self) -> tuple[str, ...]:
         names = [f"{function}_{period}" for period in self.calendar for function in ("sin", "cos")]
-        return (*names, *(f"{COVARIATE}/{n}" for n in self.covariates), *(("level",) if self.inputs.level else ()))
+        return (*names, *(f"{COVARIATE}/{n}" for n in self.covariates), *(("level",) if self.inputs.level else ()),
+                *((GAP,) if self.irregular else ()))
 
     @property
     def vector_conditions(self) -> tuple[str, ...]:
@@ -87,7 +92,8 @@ class Plain:
 
 def window_of(known: Known, sample: xr.Dataset, past: int, length: int) -> Window:
     """A sample's values and times as a window of `length` cells, `past` of them up to now; cells of the look-back that
-    are finite are given. Raises `InputError` on other variates, another time step, or covariates that are missing.
+    are finite are given. Raises `InputError` on other variates, another time step, covariates that are missing, and
+    where times follow no step on times asked for that the sample doesn't hold.
     """
     where = sample.attrs.get("source", "sample")
     array = sample.get(HEAD)
@@ -99,8 +105,7 @@ def window_of(known: Known, sample: xr.Dataset, past: int, length: int) -> Windo
                          expected="no more than there are", fix="give more of the past, or a shorter look_back")
     members = known.members([str(v) for v in sample["variate"].values], where=where)
     seen = known.clock.ticks(sample["time"].values[:length], where=where)
-    now = seen[past - 1]
-    ticks = np.concatenate([seen[:past], now + known.clock.step * np.arange(1, length - past + 1)])
+    ticks = np.concatenate([seen[:past], _asked_at(known, seen[past - 1:], length - past, where)])
     scaled = ((array.values[:length] - known.mean[members]) / known.std[members]).T
     values = torch.full((1, len(members), length), torch.nan)
     values[0, :, :scaled.shape[1]] = torch.from_numpy(np.asarray(scaled, np.float32))
@@ -108,6 +113,16 @@ def window_of(known: Known, sample: xr.Dataset, past: int, length: int) -> Windo
     given = finite & (torch.arange(length) < past)
     return Window(torch.where(finite, values, 0.0), finite, given, past, ticks[None], members, (str(where),),
                   _covariates(known.covariates, sample, length, where), _static(known.static, sample, where))
+
+
+def _asked_at(known: Known, seen: np.ndarray, horizon: int, where: object) -> np.ndarray:
+    """``(horizon,)`` ticks after the first of those seen: the next steps; where there are none, the sample's own."""
+    if not known.clock.stepless:
+        return known.clock.later(seen[0], np.arange(1, horizon + 1))
+    if len(seen) <= horizon:
+        raise InputError(where, key="time", found=f"{len(seen) - 1} times after the look-back", expected=f"{horizon}, "
+                         "those that are asked for: times follow no step", fix="append them, with NaN for values")
+    return seen[1:horizon + 1]
 
 
 def _covariates(numbers: Numbers, sample: xr.Dataset, length: int, where: object) -> Tensor | None:
@@ -158,13 +173,29 @@ def plain_batch(known: Known, frame: Frame, window: Window, course: Tensor | Non
 
 
 def _axes(known: Known, frame: Frame, window: Window) -> tuple[Axis, Axis]:
-    like = window.values
-    coord = (torch.arange(like.shape[-1], dtype=like.dtype, device=like.device) - (window.past - 1)) / frame.look_back
-    when = replace(time("time", coord, unit="step"), ids=torch.from_numpy(window.ticks).to(like.device))
+    like, when = window.values, _when(known, frame, window)
     if window.inside is not None:
         when = replace(when, measure=window.inside.to(like) / window.inside.sum(-1, keepdim=True).clamp_min(1))
     who = identity("variate", torch.from_numpy(window.members).to(like.device), f"{known.name}/variate")
     return who if frame.inputs.identity else replace(who, namespace=None), when
+
+
+def _when(known: Known, frame: Frame, window: Window) -> Axis:
+    """Time in steps since now over the reference look-back; of each sample its own where times follow no step."""
+    like = window.values
+    if known.clock.stepless:
+        place = torch.from_numpy(places(window, known.clock.step) / frame.look_back).to(like)
+        axis = replace(time("time", place[0], unit="step"), coord=place[..., None])
+    else:
+        now = window.past - 1
+        coord = (torch.arange(like.shape[-1], dtype=like.dtype, device=like.device) - now) / frame.look_back
+        axis = time("time", coord, unit="step")
+    return replace(axis, ids=torch.from_numpy(window.ticks).to(like.device))
+
+
+def places(window: Window, step: int) -> np.ndarray:
+    """``(B, T)`` float64 steps since now, the last cell of the past."""
+    return np.asarray((window.ticks - window.ticks[:, window.past - 1:window.past]) / step)
 
 
 def _spread(inputs: Tensor, observed: Tensor) -> Tensor:
@@ -194,11 +225,24 @@ def _conditions(known: Known, frame: Frame, window: Window, level: Tensor) -> Co
         frame.covariates, known.covariates, window.covariates, level.new_zeros(window.ticks.shape)).items()}
     if frame.inputs.level:
         lattice["level"] = level
+    ahead: Tensor | float = math.log(max(window.horizon, 1) / frame.look_back)
+    if known.clock.stepless:
+        last = places(window, known.clock.step)[:, -1].clip(1)
+        ahead = torch.from_numpy(np.log(last / frame.look_back)).to(level)
+    if frame.irregular:
+        lattice[GAP] = _gaps(known, window).to(level)[:, None]
     vector = {"log_step": math.log(known.clock.dt / frame.dt),
-              "log_horizon": math.log(max(window.horizon, 1) / frame.look_back)}
+              "log_horizon": ahead}
     static = _by_name(frame.static, known.static, window.static, level.new_zeros(len(level)))
-    return Conditions(vector={n: level.new_full((len(level),), v) for n, v in vector.items()} | {
+    return Conditions(vector={n: level.new_zeros(len(level)) + v for n, v in vector.items()} | {
         f"{STATIC}/{name}": value for name, value in static.items()}, lattice=lattice)
+
+
+def _gaps(known: Known, window: Window) -> Tensor:
+    """``(B, T)`` log of one and the steps since the cell before, less log 2: 0 after one step. With them and the mean
+    time of a patch the time of its every cell is known."""
+    gaps = np.diff(window.ticks, axis=1, prepend=window.ticks[:, :1] - known.clock.step) / known.clock.step
+    return torch.from_numpy(np.log1p(gaps).clip(0, LONGEST_GAP) - math.log(2))
 
 
 def _by_name(names: Sequence[str], numbers: Numbers, values: Tensor | None, zeros: Tensor) -> Mapping[str, Tensor]:
@@ -223,7 +267,7 @@ def members_of(batch: TokenBatch) -> np.ndarray:
 
 def past_of(batch: TokenBatch) -> int:
     """Cells up to and with now, whose coordinate is 0."""
-    return int((batch.axes[1].coord[0, :, 0] <= 1e-6).sum())
+    return int((batch.axes[1].coord[0, :, 0] <= 0).sum())
 
 
 def physical(known: Known, batch: TokenBatch, values: Mapping[str, Tensor], ticks: np.ndarray,

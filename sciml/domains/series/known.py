@@ -48,7 +48,8 @@ class Numbers:
 @dataclass(frozen=True)
 class Known:
     """One data set. scale: mean and std of each variate ``(2, V)`` over training, in its unit. naive: ``(V,)`` the mean
-    of |x_t − x_{t − season}| over training, NaN where there is none. calendar: periods that training covers."""
+    of |x_t − x_{t − season}| over training, NaN where there is none, season 1 (the last value) where times follow no
+    step. calendar: periods that training covers."""
 
     name: str
     variates: tuple[str, ...]
@@ -131,7 +132,8 @@ class Pieces:
 
 
 def learn(layout: Layout) -> Known:
-    """Of the training split only. Raises `InputError` if time isn't uniform, or not equally so in all series."""
+    """Of the training split only. Raises `InputError` if time isn't uniform, or not equally so in all series, unless
+    the store says that it is irregular."""
     meta, train = layout.store.meta, layout.store.meta.splits.train
     picked = [train[i] for i in np.unique(np.linspace(0, len(train) - 1, min(len(train), SCALED_ON)).astype(int))]
     clock = _clock(layout, picked)
@@ -144,7 +146,7 @@ def learn(layout: Layout) -> Known:
     known = Known(layout.name, layout.variates, layout.units, np.stack([mean, std]), np.full(len(mean), np.nan), clock,
                   classes=layout.classes)
     pieces = Pieces.of(layout, known, picked)
-    names = resolvable(clock, pieces.longest, tuple(PERIODS_NS))
+    names = () if clock.stepless else resolvable(clock, pieces.longest, tuple(PERIODS_NS))
     season = max(1, round(PERIODS_NS[names[0]] / clock.step)) if names else 1
     return replace(known, naive=_naive(pieces.values, season) * std,
                    calendar=resolvable(clock, pieces.steps if layout.time is not None else pieces.longest,
@@ -155,6 +157,9 @@ def learn(layout: Layout) -> Known:
 
 def _clock(layout: Layout, blocks: Sequence[Block]) -> Clock:
     store = layout.store
+    if layout.irregular:
+        unit = store.meta.axes["time"].unit if layout.time is not None else store.meta.variables[CLOCK].unit
+        return Clock.irregular([layout.times(b.group, b.start, b.stop) for b in blocks], unit, where=store.url)
     if layout.time is not None:
         return Clock.of(layout.time, store.meta.axes["time"].unit, where=store.url)
     unit = store.meta.variables[CLOCK].unit

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
+from sciml.data import rhythm
 from sciml.data.schema import StoreMeta
 from sciml.data.store import Store
 from sciml.errors import InputError
@@ -71,6 +72,14 @@ class Layout:
     def time(self) -> np.ndarray | None:
         """``(T,)`` the common time axis; None where each series has its own."""
         return None if self.ragged else np.asarray(self.store.coord("time"))
+
+    @cached_property
+    def irregular(self) -> bool:
+        """Whether times follow no step, and the source says so: ``irregular: keep``, or ``uniform: false`` of a common
+        time axis."""
+        if self.time is None:
+            return bool(self.store.lazy()[CLOCK].attrs.get("freq") == rhythm.IRREGULAR)
+        return self.store.meta.dt is None and not rhythm.stepped(self.time)
 
     def length(self, group: int) -> int:
         return int(self.store.rows(STEP)[group]) if self.time is None else len(self.time)

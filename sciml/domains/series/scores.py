@@ -9,13 +9,15 @@ from sciml import metrics
 from sciml.adapter import Metric
 from sciml.domains.series.known import Known
 
-QUANTILES = "quantiles"
+QUANTILES, LAST = "quantiles", "last"
 REDUCTION = "mean over variates, times and steps of a window, then over windows"
 
 
-def declared(unit: str | None, *, seasonal: bool = True, quantiles: bool = False) -> tuple[Metric, ...]:
+def declared(unit: str | None, *, seasonal: bool = True, quantiles: bool = False,
+             last: bool = False) -> tuple[Metric, ...]:
     """mse and mae in standardised units, mase if `seasonal`, the weighted quantile loss and the share of truths between
-    the outer `quantiles`, and mae in the variates' own unit if they share one."""
+    the outer `quantiles`, and mae in the variates' own unit if they share one; `last`: beside them the mse of the last
+    value known, which is what it is whatever is forecast."""
     found = [Metric("mse", "1", REDUCTION, null=1.0), Metric("mae", "1", REDUCTION)]
     if seasonal:
         found.append(Metric("mase", "1", "mean over variates of error over seasonal naive error, then over windows",
@@ -23,6 +25,8 @@ def declared(unit: str | None, *, seasonal: bool = True, quantiles: bool = False
     if quantiles:
         found += [Metric("wql", "1", "2 Σ pinball / Σ |truth − mean| of a window, mean over levels, then over windows"),
                   Metric("coverage", "1", REDUCTION, higher=None)]
+    if last:
+        found.append(Metric("mse_last_value", "1", REDUCTION, higher=None))
     return tuple(found) if unit is None else (*found, Metric("mae_physical", unit, REDUCTION))
 
 
@@ -41,6 +45,8 @@ def score(known: Known, unit: str | None, prediction: xr.Dataset, truth: xr.Data
         counted = np.isfinite(ratio)
         mase = np.where(counted, ratio, 0.0).sum(1) / np.maximum(counted.sum(1), 1)
         result["mase"] = np.where(counted.any(1), mase, np.nan)
+    if LAST in prediction:
+        result["mse_last_value"] = metrics.mse((_last(prediction) - mean) / std, scaled[1])
     if QUANTILES in prediction:
         asked = prediction[QUANTILES].transpose("sample", ..., "time", "variate", "quantile")
         q = (np.asarray(asked.values, np.float64) - mean[:, None]) / std[:, None]
@@ -49,6 +55,12 @@ def score(known: Known, unit: str | None, prediction: xr.Dataset, truth: xr.Data
     if unit is not None:
         result["mae_physical"] = metrics.mae(p, t)
     return result
+
+
+def _last(data: xr.Dataset) -> np.ndarray:
+    """``(sample, time, variate)``, the same at all times."""
+    last = data[LAST].expand_dims(time=data.sizes["time"]).transpose("sample", "time", "variate")
+    return np.asarray(last.values, np.float64)
 
 
 def _cells(data: xr.Dataset) -> np.ndarray:

@@ -25,7 +25,8 @@ class SeriesWindows:
 
     horizons: one, or in training several, of which the batch draws one (`batch_rng`). inside: the look-back, too, lies
     in the block. shortest: the batch draws its look-back from there on. missing: the largest share of the look-back
-    that training hides, as one gap in all variates or cell by cell.
+    that training hides, as one gap in all variates or cell by cell. mixed: look-backs and horizons, of which every
+    window has one pair, by its index.
     """
 
     layout: Layout
@@ -35,6 +36,7 @@ class SeriesWindows:
     inside: bool = False
     shortest: int | None = None
     missing: float = 0.0
+    mixed: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return self.count(self.horizons[0])
@@ -53,6 +55,8 @@ class SeriesWindows:
             horizon = self.horizons[int(batch_rng.integers(len(self.horizons)))]
         if self.shortest is not None:
             look_back = int(batch_rng.integers(self.shortest, self.look_back + 1))
+        if self.mixed:
+            look_back, horizon = self.mixed[int(np.random.default_rng([0, index]).integers(len(self.mixed)))]
         place, ends = index * self.count(horizon) // len(self), self._ends[horizon]
         which = int(np.searchsorted(ends, place, side="right"))
         block = self.blocks[which]
@@ -97,6 +101,22 @@ def split_windows(layout: Layout, split: SplitName, config: SeriesConfig, horizo
                          expected=f"room for look-back {look_back} and horizon {min(horizons)}",
                          fix=f"set look_back and horizons under domains.series.datasets.{layout.name}")
     return replace(windows, horizons=fitting if train else fitting[-1:])
+
+
+def mixed_windows(layout: Layout, split: SplitName, config: SeriesConfig, horizons: Sequence[int]) -> SeriesWindows:
+    """To select on: where training draws look-backs, windows of all horizons that fit the split and look-backs from the
+    shortest to the longest; else those of the longest horizon that fits."""
+    found = split_windows(layout, split, config, horizons)
+    if config.shortest is None:
+        return found
+    fitting = split_windows(layout, split, without_draws(config), horizons, train=True).horizons
+    lengths = config.look_backs_of(layout.name)
+    return replace(found, horizons=fitting[::-1], mixed=tuple((n, h) for n in lengths for h in fitting))
+
+
+def without_draws(config: SeriesConfig) -> SeriesConfig:
+    """The section without what training draws."""
+    return config.model_copy(update={"shortest": None, "missing": 0.0})
 
 
 @dataclass(frozen=True)

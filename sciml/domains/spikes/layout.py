@@ -131,14 +131,17 @@ class Layout:
         steps = len(self.store.coord("time"))
         events = self._events(group) if self.has_events else (None, None)
         if self.signal in known:
-            count = np.asarray(self.store.read(self.signal, group), np.float32)
+            count = self._whole(self.signal, group, steps)
         else:
             assert events[0] is not None
             assert events[1] is not None
             count = self._binned(*events, steps)
+            if self.store.visible("spike_time", group) != ((0, int(self.store.rows("spike")[group])),):
+                for block in self.store.meta.splits.test:
+                    count[block.start * (block.group == group):block.stop * (block.group == group)] = np.nan
         gap = np.zeros(steps, bool)
         if "recorded" in known:
-            gap = self.store.read("recorded", group) == 0
+            gap = ~(self._whole("recorded", group, steps) > 0)
             count[gap] = np.nan
         beside = [self._value(dim, group, steps) for dim in covariate_dims(self.store)]
         covariates = np.concatenate([np.zeros((steps // self.merge, 0), np.float32), *beside], 1)
@@ -146,8 +149,21 @@ class Layout:
                         self._labelled("behaviour", group, gap), self._labelled("state", group, gap), covariates,
                         *events)
 
+    def _whole(self, name: str, group: int, steps: int) -> np.ndarray:
+        """``(T, …)`` float32 of a recording, NaN where the store withholds it."""
+        spans = self.store.visible(name, group)
+        if spans == ((0, steps),):
+            return np.asarray(self.store.read(name, group), np.float32)
+        parts = [np.asarray(self.store.read(name, group, *span), np.float32) for span in spans]
+        found = np.full((steps, *self.store.read(name, group, 0, 0).shape[1:]), np.nan, np.float32)
+        for (start, stop), part in zip(spans, parts):
+            found[start:stop] = part
+        return found
+
     def _events(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        time, unit = self.store.read("spike_time", group), self.store.read("spike_unit", group)
+        time, unit = (np.concatenate([self.store.read(name, group, 0, 0), *(
+            self.store.read(name, group, *span) for span in self.store.visible(name, group))])
+            for name in ("spike_time", "spike_unit"))
         return np.asarray(time, np.float64), np.asarray(unit, np.int64)
 
     def _binned(self, time: np.ndarray, unit: np.ndarray, steps: int) -> np.ndarray:
@@ -168,7 +184,7 @@ class Layout:
     def _value(self, dim: str, group: int, steps: int, gap: np.ndarray | None = None) -> np.ndarray:
         if f"{dim}_value" not in self.store.meta.variables:
             return np.zeros((steps // self.merge, 0), np.float32)
-        values = np.asarray(self.store.read(f"{dim}_value", group), np.float32)
+        values = self._whole(f"{dim}_value", group, len(self.store.coord("time")))
         if gap is not None:
             values[gap] = np.nan
         return self._merged(values, np.mean)

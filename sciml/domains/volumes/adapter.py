@@ -13,11 +13,13 @@ from torch import Tensor
 
 from sciml import registry
 from sciml.adapter import Arrays, Comparing, Metric, Operate, Question, Sample
+from sciml.data import bricks
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.volumes import geometry
 from sciml.domains.volumes.config import CATEGORY, CLASS, Known, VolumesConfig
-from sciml.domains.volumes.encode import DOMAIN, GRID, SPACING, onto_grid, plain_batch
+from sciml.domains.volumes.encode import DOMAIN, FRAMES, GRID, SPACING, onto_grid, plain_batch
+from sciml.domains.volumes.geometry import TIME
 from sciml.domains.volumes.sliding import blended
 from sciml.domains.volumes.tasks import TASKS, Task
 from sciml.domains.volumes.windows import LABEL, Patches, Whole, subjects_of
@@ -28,7 +30,8 @@ from sciml.tokens import Outputs, State, TokenBatch, TokenSpec
 
 @dataclass(frozen=True)
 class Volumes:
-    """Images of one or several modalities, 2-D (one slice) or 3-D, any orientation and spacing.
+    """Images of one or several modalities, 2-D (one slice), 3-D or 3-D with frames (points of time), in any orientation
+    and spacing.
 
     Link space and what is predicted are the task's (`sciml.domains.volumes.tasks`). Numbers of each volume are made of
     order one by its own percentiles, or by fixed limits. Lattices are RAS; an answer is on the image's own grid.
@@ -69,11 +72,14 @@ class Volumes:
         return cls(chosen, make_task(chosen.task))
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
-        """Raises `InputError` for another reference length: the weights belong to it."""
+        """Raises `InputError` for another reference length, or time where there were frames: the weights belong to it.
+        """
         chosen = validate(VolumesConfig, dict(config), where="domains.volumes")
-        if chosen.reference_mm != self.config.reference_mm:
-            raise InputError("domains.volumes", key="reference_mm", found=chosen.reference_mm,
-                             expected=f"{self.config.reference_mm}, as pretrained", fix="leave it as it was")
+        belongs = ["reference_mm", *(["reference_s"] if any(k.frames for k in self.datasets.values()) else [])]
+        for key in belongs:
+            if getattr(chosen, key) != getattr(self.config, key):
+                raise InputError("domains.volumes", key=key, found=getattr(chosen, key),
+                                 expected=f"{getattr(self.config, key)}, as pretrained", fix="leave it as it was")
         task = self.task if chosen.task == self.config.task else make_task(chosen.task)
         return replace(self, config=chosen, task=task)
 
@@ -85,7 +91,8 @@ class Volumes:
         structures, classes = (store.members(names) if name in meta.variables and names in meta.axes else ()
                                for name, names in ((LABEL, "structure"), (CATEGORY, CLASS)))
         known = Known(modalities={name: meta.variables[name].unit for name in meta.of_role("state")},
-                      structures=structures, classes=classes, split=meta.split_identity())
+                      structures=structures, classes=classes, split=meta.split_identity(),
+                      frames=bricks.FRAME in meta.ragged, moving=bool(structures) and bricks.timed(store, LABEL))
         for key, found, before in (("structure", structures, self.structures), (CLASS, classes, self.classes)):
             if found and before and found != before:
                 raise InputError(store.url, key=key, found=", ".join(found), expected=", ".join(before),
@@ -123,20 +130,23 @@ class Volumes:
         return mine[0]
 
     def encode(self, sample: Sample) -> TokenBatch:
-        """``(1, X, Y, Z, modalities)`` in RAS order; what is asked is on the image's own grid."""
+        """``(1, X, Y, Z, modalities)`` in RAS order, of several frames ``(1, T, X, Y, Z, modalities)``; what is asked
+        is on the image's own grid."""
         given = {str(name): str(a.attrs["given"]) for name, a in sample.data_vars.items() if "given" in a.attrs}
         return self.task.encode(plain_batch(sample, self.datasets, self.config, given=given))
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> xr.Dataset:
-        """Variables ``(sample, x, y, z)`` on the image's own grid in RAS order, of whole subjects ``(sample,)`` and
-        ``(sample, class)``, and ``spacing (sample, world)`` in mm. Positions are the image's where all samples share
-        them, else mm from the first voxel of the first."""
-        places = [batch.kept[name].detach().cpu().double().numpy() for name in GRID]
-        shared = all((place == place[0]).all() for place in places)
+        """Variables ``(sample, x, y, z)`` on the image's own grid in RAS order, or ``(sample, time, x, y, z)``, of
+        whole subjects ``(sample,)`` and ``(sample, class)``, and ``spacing (sample, world)`` in mm. Positions and times
+        are the image's where all samples share them, else mm and s from the first of the first."""
+        places = {name: batch.kept[key].detach().cpu().double().numpy()
+                  for name, key in zip((*geometry.NAMES, geometry.TIME), (*GRID, FRAMES)) if key in batch.kept}
+        shared = all((place == place[0]).all() for place in places.values())
         coords: dict[str, Any] = {
-            name: (name, place[0] if shared else place[0] - place[0][0], {"units": "mm"})
-            for name, place in zip(geometry.NAMES, places)}
-        dims = {1: ("sample",), 2: ("sample", CLASS), 4: ("sample", *geometry.NAMES)}
+            name: (name, place[0] if shared else place[0] - place[0][0], {"units": "s" if name == TIME else "mm"})
+            for name, place in places.items()}
+        dims = {1: ("sample",), 2: ("sample", CLASS), 4: ("sample", *geometry.NAMES),
+                5: ("sample", TIME, *geometry.NAMES)}
         units = self.datasets[batch.dataset].modalities
         decoded = self.task.decode(batch, predictions)
         data: dict[str, Any] = {name: (dims[value.ndim], value.detach().cpu().numpy(), {"units": units.get(name, unit)})
@@ -144,12 +154,14 @@ class Volumes:
         if any(value.ndim == 2 for value, _ in decoded.values()):
             coords[CLASS] = list(self.classes)
         data["spacing"] = (("sample", "world"), batch.kept[SPACING].cpu().numpy(), {"units": "mm"})
-        return xr.Dataset(data, coords=coords, attrs={"domain": DOMAIN, "dataset": batch.dataset})
+        still = {TIME} - {dim for used, *_ in data.values() for dim in used}
+        return xr.Dataset(data, coords=coords, attrs={"domain": DOMAIN, "dataset": batch.dataset}).drop_vars(
+            still, errors="ignore")
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
         """Outputs of the task; windows of a larger lattice are blended, flipped ones averaged, but not in training."""
         tiled = operate if create_graph else cast(Operate, partial(
-            blended, operate=operate, window=self.config.window, overlap=self.config.overlap,
+            blended, operate=operate, window=self.config.tile(batch.lattice), overlap=self.config.overlap,
             mirrors=self.config.mirrors))
         return onto_grid(batch, self.task.derive(batch, tiled, create_graph), self.config.reference_mm)
 
@@ -160,8 +172,10 @@ class Volumes:
         return self.task.advance(state, outputs)
 
     def observe(self, state: State) -> xr.Dataset:
-        """What the cascade has come to, with the number of its steps as the coordinate ``time``."""
+        """What the cascade has come to, with the number of its steps as the coordinate ``time``; points of time are the
+        dimension ``frame``."""
         now = self.decode(state.batch, {name: target.baseline for name, target in state.batch.targets.items()})
+        now = now.rename({TIME: "frame"}) if TIME in now.dims else now
         return now.assign_coords(time=((), state.elapsed, {"units": "1"}))
 
     def questions(self, store: Store, split: SplitName) -> list[Question]:
@@ -172,11 +186,15 @@ class Volumes:
         return self.task.metrics()
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset) -> dict[str, np.ndarray]:
+        """Of each sample; the mean over its frames, those left out of which nothing is known."""
         parts = []
         for i in range(truth.sizes["sample"]):
             x, y, z = (float(mm) for mm in truth["spacing"].values[i])
-            one = slice(i, i + 1)
-            parts.append(self.task.score(prediction.isel(sample=one), truth.isel(sample=one), (x, y, z)))
+            ours, known = (each.isel(sample=slice(i, i + 1)) for each in (prediction, truth))
+            seen = known_frames(known)
+            frames = [self.task.score(ours.isel(at), known.isel(at), (x, y, z)) for at in seen]
+            parts.append({name: np.mean([frame[name] for frame in frames], 0) if len(seen) > 1 else frames[0][name]
+                          for name in frames[0]})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def across(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -194,6 +212,17 @@ class Volumes:
         datasets = {name: validate(Known, raw, where=f"checkpoint domains.volumes.{name}")
                     for name, raw in config["datasets"].items()}
         return cls(chosen, make_task(chosen.task).restored(config["task"], arrays), datasets)
+
+
+def known_frames(truth: xr.Dataset) -> list[dict[str, int]]:
+    """Of one sample: the frames in which all that is asked in every one is known anywhere, all of them if there is none
+    such; ``[{}]`` where nothing is asked in every frame."""
+    asked = [array for array in truth.data_vars.values() if TIME in array.dims and array.dtype.kind == "f"]
+    if not asked:
+        return [{}]
+    counts = range(truth.sizes[TIME])
+    seen = [t for t in counts if all(np.isfinite(array.isel({TIME: t}).values).any() for array in asked)]
+    return [{TIME: t} for t in seen or counts]
 
 
 def make_task(config: Named) -> Task:

@@ -46,14 +46,15 @@ class AugmentConfig(Section):
 
 def changed(arrays: Mapping[str, np.ndarray], affine: np.ndarray, window: Sequence[int], rng: np.random.Generator,
             options: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Arrays ``(i, j, k)`` on one grid, NaN where nothing is known, as random patches of the size of the window.
+    """Arrays ``(i, j, k)`` or ``(i, j, k, t)`` on one grid, NaN where nothing is known, as random patches of the size
+    of the window, all frames changed alike but for noise.
 
     Where the patch lies in them, or they in the patch, is drawn too. The array `label` takes the value with the largest
     linear share; images are linear. Returns the affine of a patch that lies in the middle. The same generator state
     gives the same patch. Raises `InputError` for options that do not exist.
     """
     config = validate(AugmentConfig, dict(options), where="domains.volumes.patches.augment")
-    shape = next(iter(arrays.values())).shape
+    shape = next(iter(arrays.values())).shape[:3]
     moved = geometry.shifted(affine, [(n - size) / 2 for n, size in zip(shape, window)])
     drawn = taken(arrays, drawn_places(shape, tuple(window), affine, rng, config))
     return {name: array if name == LABEL else renumbered(array, rng, config).astype(array.dtype)
@@ -112,10 +113,18 @@ def splines(size: int, cell: float) -> np.ndarray:
 
 
 def taken(arrays: Mapping[str, np.ndarray], places: Tensor) -> dict[str, np.ndarray]:
-    """Arrays ``(i, j, k)`` at the places, all in one pass. Images are linear among neighbours that are known, NaN where
-    those share less than half of the weight; a label is the value with the largest share, NaN where that is of what
-    isn't known."""
-    values = {name: np.unique(array[np.isfinite(array)]) for name, array in arrays.items() if name == LABEL}
+    """Arrays ``(i, j, k)``, or every frame of ``(i, j, k, t)``, at the places, all in one pass. Images are linear among
+    neighbours that are known, NaN where those share less than half of the weight; a label is the value with the largest
+    share, NaN where that is of what isn't known."""
+    frames = {(name, t): array[..., t] if array.ndim == 4 else array for name, array in arrays.items()
+              for t in range(array.shape[3] if array.ndim == 4 else 1)}
+    found = _at(frames, places)
+    return {name: np.stack([found[name, t] for t in range(array.shape[3])], -1) if array.ndim == 4 else found[name, 0]
+            for name, array in arrays.items()}
+
+
+def _at(arrays: Mapping[tuple[str, int], np.ndarray], places: Tensor) -> dict[tuple[str, int], np.ndarray]:
+    values = {key: np.unique(array[np.isfinite(array)]) for key, array in arrays.items() if key[0] == LABEL}
     planes: list[np.ndarray] = []
     for name, array in arrays.items():
         seen = np.isfinite(array)
@@ -161,7 +170,8 @@ def renumbered(image: np.ndarray, rng: np.random.Generator, config: AugmentConfi
     if rng.random() < 0.3:
         x = x * np.exp(rng.normal(0, 0.2 * k)) + rng.normal(0, 0.2 * k)
     if rng.random() < 0.25:
-        x = x * np.exp(0.2 * k * smooth(x.shape, [BIAS_VOXELS] * 3, 1, rng)[0].numpy())
+        field = smooth(x.shape[:3], [BIAS_VOXELS] * 3, 1, rng)[0].numpy()
+        x = x * np.exp(0.2 * k * (field[..., None] if x.ndim == 4 else field))
     if rng.random() < 0.2:
         x = blurred(x, rng.uniform(0.4, 1.0))
     if rng.random() < config.thick:
@@ -183,10 +193,10 @@ def gamma(x: np.ndarray, exponent: float, *, inverted: bool) -> np.ndarray:
 
 
 def blurred(x: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian of that many voxels."""
+    """A Gaussian of that many voxels, in each frame."""
     from scipy.ndimage import gaussian_filter
 
-    y: np.ndarray = gaussian_filter(x, sigma, truncate=3.0)
+    y: np.ndarray = gaussian_filter(x, (sigma, sigma, sigma, 0.0)[:x.ndim], truncate=3.0)
     return y
 
 

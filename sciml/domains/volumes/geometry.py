@@ -2,6 +2,7 @@
 
 World axes are x towards the patient's right, y anterior, z superior (RAS+, as in NIfTI). An array axis is named by the
 world axis that it is closest to, and a coordinate is the position in mm along it: oblique arrays keep their own grid.
+A fourth axis are frames, points of time in s, and stays what it is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from sciml.data import affines
+from sciml.errors import InputError
 
-NAMES = ("x", "y", "z")
+NAMES, TIME = ("x", "y", "z"), "time"
 
 
 def anatomy(affine: np.ndarray) -> tuple[str, str, str]:
@@ -31,8 +34,10 @@ def anatomy(affine: np.ndarray) -> tuple[str, str, str]:
 
 
 def dataset_of(arrays: Mapping[str, np.ndarray], affine: np.ndarray, attrs: Mapping[str, Any] | None = None, *,
-               units: Mapping[str, str] | None = None) -> xr.Dataset:
-    """Arrays ``(i, j, k)`` on one grid as a sample: dims named by anatomy, coordinates in mm, ``attrs["affine"]``.
+               units: Mapping[str, str] | None = None, times: ArrayLike | None = None) -> xr.Dataset:
+    """Arrays ``(i, j, k)`` or, with the times of frames in s, ``(i, j, k, t)`` on one grid as a sample: dims named by
+    anatomy, coordinates in mm, ``attrs["affine"]``. One frame alone makes no axis. Raises `InputError` for bad affines,
+    and times that don't fit.
 
     >>> flipped = dataset_of({"mri": np.zeros((3, 1, 2))}, np.diag([-2.0, 1, 1, 1]))
     >>> flipped["mri"].dims, flipped["x"].values.tolist()
@@ -42,9 +47,19 @@ def dataset_of(arrays: Mapping[str, np.ndarray], affine: np.ndarray, attrs: Mapp
     affines.refuse_bad_affine(affine, dict(attrs or {}).get("source", "array"))
     names, given = anatomy(affine), dict(units or {})
     shape = next(iter(arrays.values())).shape
-    coords = {name: (name, _positions(affine, axis, name, shape[axis]), {"units": "mm"})
+    coords: dict[str, Any] = {name: (name, _positions(affine, axis, name, shape[axis]), {"units": "mm"})
               for axis, name in enumerate(names)}
-    data = {key: (names, array, {"units": given.get(key, "1")}) for key, array in arrays.items()}
+    when = np.asarray([] if times is None else times, np.float64)
+    if len(when) == 1:
+        arrays = {key: array[..., 0] if array.shape[3:] == (1,) else array for key, array in arrays.items()}
+    elif len(when):
+        coords[TIME] = (TIME, when, {"units": "s"})
+    for key, array in arrays.items():
+        if array.ndim != 3 and (array.ndim, array.shape[3:]) != (4, when.shape):
+            raise InputError(dict(attrs or {}).get("source", "array"), key=key, found=f"shape {array.shape}",
+                             expected="(i, j, k)" + (f", or (i, j, k, {len(when)})" if len(when) else ""),
+                             fix="give the times of its frames in s: dataset_of(…, times=…)")
+    data = {key: ((*names, TIME)[:array.ndim], array, {"units": given.get(key, "1")}) for key, array in arrays.items()}
     return xr.Dataset(data, coords=coords, attrs={**dict(attrs or {}), "affine": affine.tolist()})
 
 
@@ -58,10 +73,11 @@ def _positions(affine: np.ndarray, axis: int, name: str, size: int) -> np.ndarra
 
 
 def ras(sample: xr.Dataset) -> xr.Dataset:
-    """The sample with dims in the order x, y, z and ascending coordinates; other dims follow."""
+    """The sample with dims in the order time (where it has frames), x, y, z and ascending coordinates in mm; other dims
+    follow."""
     turned = sample.isel({name: slice(None, None, -1) for name in NAMES
                           if sample.sizes[name] > 1 and sample[name].values[0] > sample[name].values[-1]})
-    return turned.transpose(*NAMES, ...)
+    return turned.transpose(TIME, *NAMES, ..., missing_dims="ignore")
 
 
 def spacing_of(positions: np.ndarray, affine: Sequence[Sequence[float]] | None, name: str) -> float:

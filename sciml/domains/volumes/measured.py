@@ -19,8 +19,8 @@ from sciml.errors import InputError
 from sciml.observations.contract import Observation, make, norm, tensors_of
 
 MEASURED = "measured"
-"""Variable of a sample, with dims of its own; beside it ``measured_<tensor of the observation>`` and, complex where the
-images are, ``measured_truth``. All follow the axes x, y, z."""
+"""Variable of a sample, with dims of its own, of a film frames first; beside it ``measured_<tensor of the
+observation>`` and, complex where the images are, ``measured_truth``. All follow the axes x, y, z."""
 KINDS: Mapping[str, tuple[str, Callable[..., simulate.Measured]]] = {
     "noise": ("identity", simulate.noisy), "blur": ("blur", simulate.blurred), "scan": ("fourier", simulate.scanned),
     "projections": ("radon", simulate.projected)}
@@ -36,10 +36,10 @@ ITERATIONS = 16
 
 @dataclass(frozen=True)
 class Start:
-    """In link space, ``(B or 1, …)``. image: what the measurement gives at once (the noisy or zero-filled image);
-    scale: of the measurement's units in link space; step: of gradient descent; error: about the size of what the image
-    misses, where that can be told; phase: numbers of magnitude 1 that a scan's image is to be multiplied by, which the
-    observation does."""
+    """In link space, ``(B or 1, …)``, of a film its frames. image: what the measurement gives at once (the noisy or
+    zero-filled image); scale: of the measurement's units in link space; step: of gradient descent; error: about the
+    size of what the image misses, where that can be told; phase: numbers of magnitude 1 that a scan's image is to be
+    multiplied by, which the observation does."""
 
     observation: Observation
     measurement: Tensor
@@ -73,7 +73,10 @@ def simulated(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str
     if imaginary:
         volume = volume + 1j * _known(sample[imaginary].values.astype(np.float64))
     try:
-        made = KINDS[kind][1](volume, rng, **given)
+        if kind == "projections" and volume.ndim == 4:
+            made = simulate.film_of([simulate.projected(frame, rng, **given) for frame in volume])
+        else:
+            made = KINDS[kind][1](volume, rng, **given)
     except TypeError as error:
         raise InputError("domains.volumes.task", key=f"options of {kind}", found=str(error),
                          expected=f"those of sciml.domains.volumes.simulate.{KINDS[kind][1].__name__}",
@@ -93,6 +96,7 @@ def start_of(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str,
     Raises `InputError` if there is no measurement, or it is not one of an image of this size.
     """
     where, lattice = sample.attrs.get("source", "sample"), tuple(sample.sizes[name] for name in geometry.NAMES)
+    film = geometry.TIME in sample[modality].dims
     if MEASURED in sample:
         raw = sample[MEASURED].values
     elif kind in ("noise", "blur"):
@@ -101,10 +105,10 @@ def start_of(sample: xr.Dataset, modality: str, kind: str, options: Mapping[str,
         raise InputError(where, key=MEASURED, found="no measurement", expected=f"that of a {kind}",
                          fix=f"give the variable {MEASURED}, see sciml.domains.volumes.measured")
     prefix = f"{MEASURED}_"
-    parts = {str(name).removeprefix(prefix): _tensor(sample[name].values)[None] for name in sample.data_vars
+    parts = {str(name).removeprefix(prefix): _samples(sample[name].values, film) for name in sample.data_vars
              if str(name).startswith(prefix) and name != f"{prefix}truth"}
     observation = make(KINDS[kind][0], options_of(kind, options, lattice, geometry.spacing(sample)), parts, where=where)
-    y = _tensor(raw)[None]
+    y = _samples(raw, film)
     try:
         image = observation.adjoint(y)
     except RuntimeError as error:
@@ -145,19 +149,20 @@ def _smoothed(start: Start, kind: str, weight: float, step: float, rician: bool)
 
 
 def phase_of(image: Tensor) -> Tensor:
-    """Of a complex ``(1, X, Y, Z)`` image averaged over `PHASE_VOXELS`, as numbers of magnitude 1; 1 where nothing is.
+    """Of complex ``(n, X, Y, Z)`` images averaged over `PHASE_VOXELS`, as numbers of magnitude 1; 1 where nothing is.
 
     >>> round(phase_of(torch.full((1, 4, 4, 4), 3j))[0, 0, 0, 0].angle().item(), 4)
     1.5708
     """
     from scipy.ndimage import gaussian_filter
 
-    real, imaginary = (gaussian_filter(part[0].numpy(), PHASE_VOXELS) for part in (image.real, image.imag))
-    return torch.polar(torch.ones_like(image.real), torch.from_numpy(np.arctan2(imaginary, real))[None])
+    width = (0.0, *[PHASE_VOXELS] * (image.ndim - 1))
+    real, imaginary = (gaussian_filter(part.numpy(), width) for part in (image.real, image.imag))
+    return torch.polar(torch.ones_like(image.real), torch.from_numpy(np.arctan2(imaginary, real)))
 
 
 def noise_level(image: Tensor) -> float:
-    """Standard deviation of white (real) noise in a ``(1, X, Y, Z)`` image, from the median size of its finest details
+    """Standard deviation of white (real) noise in ``(n, X, Y, Z)`` images, from the median size of its finest details
     (Donoho & Johnstone, Biometrika 81, 425, 1994): differences of neighbours along every axis, one after the other.
 
     >>> round(noise_level(torch.randn(1, 30, 30, 30, generator=torch.Generator().manual_seed(0))), 1)
@@ -180,7 +185,7 @@ def options_of(kind: str, options: Mapping[str, Any], lattice: Sequence[int], mm
 
 
 def truth_of(sample: xr.Dataset, modality: str, kind: str) -> np.ndarray:
-    """``(x, y, z)`` in the measurement's units, complex where images are; what isn't known is 0."""
+    """``([t,] x, y, z)`` in the measurement's units, complex where images are; what isn't known is 0."""
     if f"{MEASURED}_truth" in sample:
         return sample[f"{MEASURED}_truth"].values
     volume = _known(sample[modality].values.astype(np.float64))
@@ -189,6 +194,11 @@ def truth_of(sample: xr.Dataset, modality: str, kind: str) -> np.ndarray:
 
 def _known(volume: np.ndarray) -> np.ndarray:
     return np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _samples(values: np.ndarray, film: bool) -> Tensor:
+    """``(1, …)``, or frames as samples ``(T, …)``."""
+    return _tensor(values) if film else _tensor(values)[None]
 
 
 def _tensor(values: np.ndarray) -> Tensor:

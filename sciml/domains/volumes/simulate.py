@@ -4,12 +4,12 @@ A scan's image has a smooth phase that nobody is told, its coils' sensitivities 
 calibration scan only, magnitudes have Rician noise, and projections are taken of a finer grid than the one that is
 reconstructed (Kaipio & Somersalo, "Statistical and computational inverse problems", 2005, on the inverse crime). What
 is made says in ``attrs["simulated"]`` how. Random numbers come from the generator that is given. Volumes are ``(x, y,
-z)`` arrays, or ``(x, y)``; "reference" is the 99th percentile of the magnitude. """
+z)`` arrays, or ``(x, y)``, films ``(t, x, y, z)``; "reference" is the 99th percentile of the magnitude. """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ WATER_PER_MM = 0.02
 @dataclass(frozen=True)
 class Measured:
     """What was measured of one volume. observation, options: a name and options of ``sciml.observations``; tensors:
-    what else that needs, without the leading sample dimension; truth: the image in the measurement's own units,
-    complex where the observation's are; attrs: ``simulated``, a sentence, unless it was really measured."""
+    what else that needs, without the leading sample dimension, of a film with that of frames; truth: the image in the
+    measurement's own units, complex where the observation's are; attrs: ``simulated``, a sentence, unless it was really
+    measured."""
 
     observation: str
     measurement: np.ndarray
@@ -50,7 +51,7 @@ def blurred(volume: np.ndarray, rng: np.random.Generator, *, width_cells: Sequen
     then additive noise."""
     from scipy.ndimage import gaussian_filter
 
-    seen = gaussian_filter(volume, tuple(width_cells), mode="constant", truncate=6.0)
+    seen = gaussian_filter(volume, ([0.0] if volume.ndim == 4 else []) + [*width_cells], mode="constant", truncate=6.0)
     seen = seen + rng.standard_normal(volume.shape) * noise * reference(volume)
     widths = ", ".join(f"{w:g}" for w in width_cells)
     return Measured("blur", seen, volume, options={"width_cells": tuple(width_cells)}, attrs={
@@ -60,7 +61,8 @@ def blurred(volume: np.ndarray, rng: np.random.Generator, *, width_cells: Sequen
 def scanned(volume: np.ndarray, rng: np.random.Generator, *, acceleration: float = 4.0, coils: int = 4,
             noise: float = 0.02, centre: float = 0.06, calibration: float = 0.03, readout: int = 1,
             lines: int | None = None) -> Measured:
-    """Undersampled k-space of the volume seen with a smooth phase by `coils` coils (1: a single one of sensitivity 1).
+    """Undersampled k-space of the volume seen with a smooth phase by `coils` coils (1: a single one of sensitivity 1);
+    of a film, of every frame, which differ in what is sampled and noise.
 
     Along the axis `readout` everything is sampled, in the plane of the others 1 / acceleration of the cells
     (`variable_density`); with `lines` an axis, whole lines are left out along that one alone, which is what slices
@@ -69,24 +71,27 @@ def scanned(volume: np.ndarray, rng: np.random.Generator, *, acceleration: float
     if volume.ndim < 2 or coils < 1 or acceleration < 1:
         raise InputError("simulate", key="scanned", found=f"{volume.ndim}-D, {coils} coils, {acceleration:g}×",
                          expected="2-D or 3-D, at least one coil, at least 1×", fix="correct the options")
-    axes = tuple(range(volume.ndim))
-    sampled = (lines,) if lines is not None else tuple(a for a in axes if a != readout)
-    mask, _ = variable_density([n if a in sampled else 1 for a, n in enumerate(volume.shape)], rng,
-                               acceleration=acceleration, centre=centre)
-    image = volume * np.exp(1j * smooth(volume.shape, rng))
-    maps = coil_maps(volume.shape, coils, rng) if coils > 1 else np.ones((1, *volume.shape), complex)
-    clean = np.fft.fftn(maps * image, axes=[a + 1 for a in axes], norm="ortho")
+    frames = volume if volume.ndim == 4 else volume[None]
+    shape = frames.shape[1:]
+    sampled = (lines,) if lines is not None else tuple(a for a in range(len(shape)) if a != readout)
+    mask = np.stack([variable_density([n if a in sampled else 1 for a, n in enumerate(shape)], rng,
+                                      acceleration=acceleration, centre=centre)[0] for _ in frames])
+    image = frames * np.exp(1j * smooth(shape, rng))
+    maps = coil_maps(shape, coils, rng) if coils > 1 else np.ones((1, *shape), complex)
+    clean = np.fft.fftn(maps * image[:, None], axes=range(2, 2 + len(shape)), norm="ortho")
     parts = rng.standard_normal((2, *clean.shape)) * noise * reference(volume)
-    seen = (clean + parts[0] + 1j * parts[1]) * mask
+    seen = (clean + parts[0] + 1j * parts[1]) * mask[:, None]
     attrs = {"simulated": f"{acceleration:g}x undersampled k-space of {coils} coil(s), random smooth phase, noise "
                           f"{noise:g} of the 99th percentile"}
-    if coils == 1:
-        return Measured("fourier", seen[0], image, {"mask": mask.astype(np.float32)}, attrs=attrs)
-    errors = [smooth(volume.shape, rng, size=calibration) + 1j * smooth(volume.shape, rng, size=calibration)
-              for _ in range(coils)]
-    found = maps * (1 + np.stack(errors))
-    found = (found / np.sqrt((np.abs(found) ** 2).sum(0))).astype(np.complex64)
-    return Measured("fourier", seen, image, {"mask": mask.astype(np.float32), "coils": found}, attrs=attrs)
+    tensors = {"mask": mask.astype(np.float32)}
+    if coils > 1:
+        errors = [smooth(shape, rng, size=calibration) + 1j * smooth(shape, rng, size=calibration)
+                  for _ in range(coils)]
+        found = maps * (1 + np.stack(errors))
+        found = (found / np.sqrt((np.abs(found) ** 2).sum(0))).astype(np.complex64)
+        tensors["coils"] = np.repeat(found[None], len(frames), 0)
+    made = Measured("fourier", seen if coils > 1 else seen[:, 0], image, tensors, attrs=attrs)
+    return made if volume.ndim == 4 else of_frame(made, 0)
 
 
 def projected(attenuation: np.ndarray, rng: np.random.Generator, *, angles: int, span_deg: float = 180.0,
@@ -115,6 +120,19 @@ def projected(attenuation: np.ndarray, rng: np.random.Generator, *, angles: int,
     return Measured("radon", -np.log(counts / photons), attenuation, options=options, attrs={
         "simulated": f"{angles} projections over {span_deg:g} degrees, of a {finer}x finer grid, {photons:g} photons "
                      "a bin"})
+
+
+def of_frame(film: Measured, frame: int) -> Measured:
+    """What was measured in one frame of a film."""
+    return replace(film, measurement=film.measurement[frame], truth=film.truth[frame],
+                   tensors={name: each[frame] for name, each in film.tensors.items()})
+
+
+def film_of(frames: Sequence[Measured]) -> Measured:
+    """Of what was measured frame by frame, with equal options."""
+    return replace(frames[0], measurement=np.stack([f.measurement for f in frames]),
+                   truth=np.stack([f.truth for f in frames]),
+                   tensors={name: np.stack([f.tensors[name] for f in frames]) for name in frames[0].tensors})
 
 
 def attenuation_of(hounsfield: np.ndarray) -> np.ndarray:

@@ -48,9 +48,11 @@ class Subjects:
         return self.made({name: bricks.read(self.store, name, group, low, high) for name in self.names},
                          geometry.shifted(bricks.affine(self.store, group), low), group)
 
-    def made(self, arrays: Mapping[str, np.ndarray], affine: np.ndarray, group: int) -> xr.Dataset:
-        """Arrays of a subject as a sample, with its class where it has one."""
-        sample = geometry.dataset_of(arrays, affine, self.attrs(group), units=self.known.modalities)
+    def made(self, arrays: Mapping[str, np.ndarray], affine: np.ndarray, group: int,
+             times: np.ndarray | None = None) -> xr.Dataset:
+        """Arrays of a subject as a sample, with its class where it has one; times: of its frames, if not all."""
+        when = bricks.times(self.store, group) if times is None else times
+        sample = geometry.dataset_of(arrays, affine, self.attrs(group), units=self.known.modalities, times=when)
         if not self.known.classes or CATEGORY not in self.store.meta.variables:
             return sample
         return sample.assign({CATEGORY: ((), self.category(group), {"units": "1"})})
@@ -80,7 +82,8 @@ class Subjects:
         return found
 
     def places(self, group: int) -> list[np.ndarray]:
-        """``(n, 3)`` voxels of every structure that a volume has, background left out."""
+        """``(n, 3)`` voxels of every structure that a volume has, ``(n, 4)`` with the frame where they move; background
+        left out."""
         found = _PLACES.get(self._key(group))
         if found is None:
             label, found = bricks.read(self.store, LABEL, group), []
@@ -128,7 +131,7 @@ class Whole(Sequence[xr.Dataset]):
 
 @dataclass(frozen=True)
 class Patches:
-    """Boxes of one size, drawn around structures or anywhere, augmented; NaN beyond the volume."""
+    """Boxes of one size, drawn around structures or anywhere, augmented, all frames alike; NaN beyond the volume."""
 
     subjects: Subjects
     members: tuple[int, ...]
@@ -141,38 +144,69 @@ class Patches:
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         group, config = self.members[index % len(self.members)], self.subjects.config
         affine = bricks.affine(self.subjects.store, group)
-        window = in_order(config.drawn, affine)
-        arrays, affine = self._box(group, affine, rng)
+        window = in_order(config.drawn[:3], affine)
+        arrays, affine, times = self._box(group, affine, rng)
         if config.spacing_mm is not None:
             arrays, affine = resampled(arrays, affine, in_order(config.spacing_mm, affine))
         if self.augmented is None:
             arrays, affine = fitted(arrays, affine, window, rng)
         else:
             arrays, affine = changed(arrays, affine, window, rng, self.augmented)
-        return self.task.draw(self.subjects.made(arrays, affine, group), rng, train=True)
+        return self.task.draw(self.subjects.made(arrays, affine, group, times), rng, train=True)
 
     def _box(self, group: int, affine: np.ndarray,
-             rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The file's voxels around the centre of a patch, a little more than the window."""
+             rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+        """The file's voxels around the centre of a patch, a little more than the window, and the times of its frames.
+        """
         subjects, config = self.subjects, self.subjects.config
-        size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.drawn, affine), float)
+        size, wide = np.array(bricks.size(subjects.store, group)), np.array(in_order(config.drawn[:3], affine), float)
         if config.spacing_mm is not None:
             wide *= np.array(in_order(config.spacing_mm, affine)) / affines.spacing(affine)
         reach = np.ceil(wide * (0.5 + (MARGIN if self.augmented is not None else 0.0))).astype(int)
-        centre = self._centre(group, size, wide, rng)
+        centre, frame = self._centre(group, size, wide, rng)
         low, high = np.clip(centre - reach, 0, size), np.clip(centre + reach, 0, size)
-        return ({name: bricks.read(subjects.store, name, group, low, high) for name in subjects.names},
-                geometry.shifted(affine, low))
+        frames, times, count = slice(None), None, config.drawn[3:]
+        if bricks.FRAME in subjects.store.meta.ragged:
+            frames, times = in_time(bricks.times(subjects.store, group), count[0] if count else None, frame, rng)
+        arrays = {name: bricks.read(subjects.store, name, group, low, high, frames) for name in subjects.names}
+        made = {name: later(array, len(times)) if times is not None and array.ndim == 4 else array
+                for name, array in arrays.items()}
+        return made, geometry.shifted(affine, low), times
 
-    def _centre(self, group: int, size: np.ndarray, wide: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        patches = self.subjects.config.patches
+    def _centre(self, group: int, size: np.ndarray, wide: np.ndarray,
+                rng: np.random.Generator) -> tuple[np.ndarray, int | None]:
+        """A voxel, and the frame in which it is of a structure, where one was chosen that moves."""
+        patches, frame = self.subjects.config.patches, None
         if self.task.labelled and rng.random() < patches.foreground and (places := self.subjects.places(group)):
             chosen = places[int(rng.integers(len(places)))]
             centre = chosen[int(rng.integers(len(chosen)))]
+            centre, frame = centre[:3], int(centre[3]) if len(centre) > 3 else None
         else:
             centre = rng.integers(size)
         half = np.minimum(wide, size) / 2  # a window that fits lies inside
-        return np.clip(centre, np.floor(half), np.ceil(size - half)).astype(int)
+        return np.clip(centre, np.floor(half), np.ceil(size - half)).astype(int), frame
+
+
+def in_time(times: np.ndarray, count: int | None, frame: int | None, rng: np.random.Generator,
+            ) -> tuple[slice, np.ndarray]:
+    """Which of the frames a patch has, `count` that follow one another with `frame` among them, and the seconds of
+    them; where there are fewer, all, and seconds that go on. None: all."""
+    total = len(times)
+    if count is None or count == total:
+        return slice(None), times
+    if total < count:
+        step = times[-1] - times[-2] if total > 1 else 1.0
+        return slice(None), np.concatenate([times, times[-1] + step * np.arange(1, count - total + 1)])
+    least, most = (0, total - count) if frame is None else (max(0, frame - count + 1), min(frame, total - count))
+    start = int(rng.integers(least, most + 1))
+    return slice(start, start + count), times[start:start + count]
+
+
+def later(array: np.ndarray, count: int) -> np.ndarray:
+    """``(i, j, k, t)`` lengthened to `count` frames by NaN."""
+    if array.shape[3] == count:
+        return array
+    return np.concatenate([array, np.full((*array.shape[:3], count - array.shape[3]), np.nan, array.dtype)], 3)
 
 
 def in_order(numbers: Sequence[Any], affine: np.ndarray) -> tuple[Any, ...]:
@@ -182,9 +216,9 @@ def in_order(numbers: Sequence[Any], affine: np.ndarray) -> tuple[Any, ...]:
 
 def resampled(arrays: Mapping[str, np.ndarray], affine: np.ndarray, spacing: Sequence[float],
               ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """``(i, j, k)`` arrays on a grid of that spacing over the same extent, linear; a label is the structure with the
-    largest share."""
-    shape, own = next(iter(arrays.values())).shape, affines.spacing(affine)
+    """``(i, j, k)`` or ``(i, j, k, t)`` arrays on a grid of that spacing over the same extent, linear; a label is the
+    structure with the largest share."""
+    shape, own = next(iter(arrays.values())).shape[:3], affines.spacing(affine)
     old = [np.arange(n) * step for n, step in zip(shape, own)]
     new = [geometry.grid_at(*each) for each in zip(old, own, spacing)]
     moved = np.array(affine)
@@ -206,14 +240,14 @@ def nearest(label: np.ndarray, own: Sequence[np.ndarray], places: Sequence[np.nd
 def fitted(arrays: Mapping[str, np.ndarray], affine: np.ndarray, window: Sequence[int], rng: np.random.Generator,
            ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Cut to the window about the middle, or lengthened to it by NaN: where the volume lies in it is drawn."""
-    shape = next(iter(arrays.values())).shape
+    shape = next(iter(arrays.values())).shape[:3]
     cut = [max(0, (n - size) // 2) for n, size in zip(shape, window)]
     before = [int(rng.integers(max(0, size - n) + 1)) for n, size in zip(shape, window)]
     kept = tuple(slice(a, a + size) for a, size in zip(cut, window))
     put = tuple(slice(b, b + min(n, size)) for b, n, size in zip(before, shape, window))
     made = {}
     for name, array in arrays.items():
-        made[name] = np.full(tuple(window), np.nan, array.dtype)
+        made[name] = np.full((*window, *array.shape[3:]), np.nan, array.dtype)
         made[name][put] = array[kept]
     return made, geometry.shifted(affine, np.array(cut) - np.array(before))
 

@@ -16,6 +16,7 @@ from sciml.operator.convolution import (
     activate,
     channels_first,
     channels_last,
+    leading,
     refuse_axes,
     scales,
     strides,
@@ -30,7 +31,8 @@ class ConvolutionStem(nn.Module):
     twice as many at each coarser one, maxima of cells between them; a linear map makes tokens.
 
     The first kernel is a sum over named channels: 27 taps for their values and 27 for where they were not observed. On
-    a lattice of fewer than three axes, or one that is a single cell thick, the taps in the plane act.
+    a lattice of fewer than three axes, or one that is a single cell thick, the taps in the plane act. Axes in front
+    that are not merged (frames) are folded into the batch.
     """
 
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
@@ -58,21 +60,23 @@ class ConvolutionStem(nn.Module):
         return coarsen(axes, sizes)
 
     def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Tokens ``(B, *lattice / sizes, width)`` and the features of every resolution, finest first, channels first.
+        """Tokens ``(B, *lattice / sizes, width)`` and the features of every resolution, finest first, channels first,
+        frames in the batch.
 
         The lattice must be a multiple of `sizes`. Raises `InputError` for axes without an order, causal or packed ones.
         """
         refuse_axes(batch.axes, batch.domain)
-        rank, steps = len(sizes), strides(sizes, len(self.convolutions) - 1)
-        x, fine = self._first(batch), []
+        lead = leading(batch.axes)
+        rank, steps = len(sizes) - lead, strides(sizes[lead:], len(self.convolutions) - 1)
+        x, fine = self._first(batch, lead), []
         for convolution, step in zip(self.convolutions, [None, *steps]):
             if step is not None:
                 x = F.max_pool3d(x, [*step, *[1] * (3 - rank)])
             x = convolution(x)
             fine.append(x)
-        return channels_last(self.tokens(x), rank), tuple(fine)
+        return channels_last(self.tokens(x), rank, batch.lattice[:lead]), tuple(fine)
 
-    def _first(self, batch: TokenBatch) -> Tensor:
+    def _first(self, batch: TokenBatch, lead: int) -> Tensor:
         inputs, taps = [batch.values], [self.values(batch.channels)]
         if batch.observed is not None:
             inputs.append((~batch.observed).to(batch.values.dtype).expand_as(batch.values))
@@ -80,7 +84,7 @@ class ConvolutionStem(nn.Module):
         for name, value in batch.conditions.lattice.items():
             inputs.append(value.expand(batch.values.shape[:-1])[..., None])
             taps.append(self.given([name]))
-        x = channels_first(torch.cat(inputs, -1))
+        x = channels_first(torch.cat(inputs, -1), lead)
         kernel = torch.cat(taps).view(x.shape[1], -1, TAPS, TAPS, TAPS).transpose(0, 1)
         return activate(F.conv3d(x, kernel, padding=TAPS // 2), self.gain, self.shift)
 

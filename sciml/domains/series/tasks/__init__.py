@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -109,3 +109,16 @@ class Stepping(Protocol):
     def advance(self, state: State, outputs: Outputs, about: About) -> State: ...
 
     def observe(self, state: State, about: About) -> xr.Dataset: ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A task that answers by its floor where validation doesn't prefer the operator by the metric that counts, which
+    need not be what is trained."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Which data sets it does so for, and what was found."""
+        ...
+
+    def judged(self, forward: Callable[[TokenBatch], Outputs], layout: Layout, about: About) -> Self: ...

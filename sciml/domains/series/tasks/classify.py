@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -58,9 +58,13 @@ class Changed:
     def __len__(self) -> int:
         return len(self.windows)
 
+    @property
+    def layout(self) -> Layout:
+        return self.windows.layout
+
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> Sample:
         group, start, stop = self.windows.place(index)
-        layout = self.windows.layout
+        layout = self.layout
         values = changed(layout.values(group, start, stop), self.augment, self.std, rng)
         return layout.sample(group, start, stop, values)
 
@@ -71,11 +75,13 @@ class Classify:
     how frequent classes are.
 
     A series is at the end of a window of `look_back` cells, whose cells before it have no measure. Its level is left
-    as it is, unless the recipe divides by the spread.
+    as it is, unless the recipe divides by the spread. settled: data sets that the linear classifier answers for alone,
+    and why.
     """
 
     config: ClassifyConfig = field(default_factory=ClassifyConfig)
     classifiers: Mapping[str, Classifier] = field(default_factory=dict)
+    settled: Mapping[str, str] = field(default_factory=dict)
     plain: bool = False
     borrows: bool = False
 
@@ -109,7 +115,28 @@ class Classify:
         train, labels, groups = _labelled(layout, known, splits.train)
         validation, asked, _ = _labelled(layout, known, splits.validation)
         found = Classifier.fit(train, labels, validation, asked, len(known.classes), groups)
-        return replace(self, classifiers={**self.classifiers, known.name: found})
+        return replace(self, classifiers={**self.classifiers, known.name: found},
+                       settled={name: why for name, why in self.settled.items() if name != known.name})
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{name} is answered by the {self.baseline_name} alone: {why}" for name, why in self.settled.items()]
+
+    def judged(self, forward: Callable[[TokenBatch], Outputs], layout: Layout, about: About) -> Self:
+        """Settled for the linear classifier, unless `forward` is right more often than that on validation."""
+        name, rngs = layout.name, [np.random.default_rng(0)] * 2
+        pages, floor, right, count = self._pages(layout, "validation", about), self.floor(), np.zeros(2, int), 0
+        for sample in (pages.draw(i, *rngs) for i in range(len(pages))):
+            if LABEL not in sample:
+                continue
+            ours, plain = (task.encode(task.window(sample, about), about, sample) for task in (self, floor))
+            said = ours.targets[head_of(name)].predict(forward(ours)[head_of(name)])
+            found = [int(logits.argmax()) for logits in (said, plain.targets[head_of(name)].baseline)]
+            right, count = right + (np.array(found) == int(sample[LABEL])), count + 1
+        if not count or right[0] > right[1]:
+            return self
+        why = f"of {count} series of validation it knew {right[1]}, the operator {right[0]}"
+        return replace(self, settled={**self.settled, name: why})
 
     def floor(self) -> Self:
         return replace(self, plain=True)
@@ -152,8 +179,9 @@ class Classify:
         """Without a class in the sample, the target's mask is False."""
         batch = plain_batch(about.known, about.frame, window, centred=about.config.inputs.spread).batch
         classifier = self.classifiers[about.known.name]
-        group = None if self.plain or sample is None else sample.attrs.get("group")
-        linear = self.plain or self.config.corrects == "ridge"
+        plain = self.plain or about.known.name in self.settled
+        group = None if plain or sample is None else sample.attrs.get("group")
+        linear = plain or self.config.corrects == "ridge"
         rows = [classifier.logits(_series(window, i), group) if linear else np.log(classifier.prior)
                 for i in range(len(window.values))]
         baseline = torch.from_numpy(np.stack(rows)).to(window.values)
@@ -165,6 +193,8 @@ class Classify:
         return replace(batch, targets={head_of(about.known.name): target})
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
+        if batch.dataset in self.settled:
+            return Outputs({head: torch.zeros_like(target.value) for head, target in batch.targets.items()})
         return operate(batch)
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor], about: About) -> xr.Dataset:
@@ -190,11 +220,13 @@ class Classify:
         return {"accuracy": right, "log_loss": np.where(known, loss, np.nan)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return joined({name: each.state() for name, each in self.classifiers.items()})
+        config, arrays = joined({name: each.state() for name, each in self.classifiers.items()})
+        return {name: {**part, "settled": self.settled.get(name)} for name, part in config.items()}, arrays
 
     def restored(self, config: Mapping[str, Any], arrays: Arrays) -> Self:
         return replace(self, classifiers={name: Classifier.restore(part, arrays_of(name, arrays))
-                                          for name, part in config.items()})
+                                          for name, part in config.items()},
+                       settled={name: part["settled"] for name, part in config.items() if part.get("settled")})
 
 
 def head_of(dataset: str) -> str:

@@ -1,4 +1,5 @@
-"""Forecasts beyond a look-back that correct a closed-form ridge, at any horizon, point and quantiles."""
+"""Forecasts beyond a look-back that correct a closed-form ridge, or kriging where times follow no step, at any horizon,
+point and quantiles."""
 
 from __future__ import annotations
 
@@ -30,11 +31,12 @@ from sciml.domains.series.encode import (
     window_of,
 )
 from sciml.domains.series.known import Known
+from sciml.domains.series.kriging import Kriging, last_value
 from sciml.domains.series.layout import Layout
-from sciml.domains.series.ridges import Ridges
+from sciml.domains.series.ridges import Fitted
 from sciml.domains.series.scores import declared, score
 from sciml.domains.series.tasks import About
-from sciml.domains.series.windows import SeriesWindows, split_windows
+from sciml.domains.series.windows import SeriesWindows, mixed_windows, split_windows, without_draws
 from sciml.errors import InputError
 from sciml.losses import LEAST_LOG_SCALE, MOST_LOG_DF, STUDENT_T, STUDENT_T_OUTPUTS
 from sciml.recipe import Section, validate
@@ -72,11 +74,12 @@ class ForecastConfig(Section):
 class Forecast:
     """Link space is the standardised unit. A rollout step forecasts the horizon of its batch and slides over it.
 
-    ridges: by data set; those of the first one are for data sets that weren't fitted.
+    ridges: by data set, kriging where times follow no step; those of the first one are for data sets that weren't
+    fitted.
     """
 
     config: ForecastConfig = field(default_factory=ForecastConfig)
-    ridges: Mapping[str, Ridges] = field(default_factory=dict)
+    ridges: Mapping[str, Fitted] = field(default_factory=dict)
     baseline_name: str = "ridge"
     borrows: bool = True
 
@@ -107,26 +110,31 @@ class Forecast:
             heads[STUDENT_T] = HeadSpec("lattice", STUDENT_T_OUTPUTS)
         return heads
 
-    def of(self, name: str) -> Ridges:
+    def of(self, name: str) -> Fitted:
         """The data set's, or what it borrows: those of the first one fitted, without their cycle."""
         return self.ridges[name] if name in self.ridges else next(iter(self.ridges.values())).floor()
 
     def open(self, layout: Layout, split: SplitName, about: About, *, train: bool) -> SeriesWindows:
-        """All windows of the longest horizon that fits the split; `train`: each batch draws one of the horizons."""
-        return split_windows(layout, split, about.config, self._horizons(about), train=train)
+        """All windows of the longest horizon that fits the split, or of all of them and several look-backs where
+        training draws these; `train`: each batch draws one of the horizons."""
+        if train:
+            return split_windows(layout, split, about.config, self._horizons(about), train=True)
+        return mixed_windows(layout, split, about.config, self._horizons(about))
 
     def _horizons(self, about: About) -> tuple[int, ...]:
         name = about.known.name
         return self.ridges[name].horizons if name in self.ridges else tuple(
-            h for h in about.config.horizons_of(name) if h <= self.of(name).ridge.horizon)
+            h for h in about.config.horizons_of(name) if h <= self.of(name).horizon)
 
     def questions(self, layout: Layout, split: SplitName, about: About) -> list[Question]:
-        """One per horizon that fits the split, named by its steps; windows overlap by look-back and horizon."""
+        """One per horizon that fits the split, named by its steps (observations, where times follow no step); windows
+        overlap by look-back and horizon."""
         look_back, result = about.config.look_back_of(layout.name), []
-        fitting = split_windows(layout, split, replace_drawn(about.config), self._horizons(about), train=True).horizons
+        fitting = split_windows(layout, split, without_draws(about.config), self._horizons(about), train=True).horizons
         for horizon in fitting:
             windows = split_windows(layout, split, about.config, (horizon,))
             result.append(Question(str(horizon), windows, block=look_back + horizon, look_back=True,
+                                   baseline_name="kriging" if about.known.clock.stepless else "",
                                    options={"dataset": layout.name, "look_back": look_back, "horizon": horizon}))
         return result
 
@@ -148,16 +156,16 @@ class Forecast:
         transformed.
         """
         found, past, horizon = self.of(about.known.name), window.past, window.horizon
-        if horizon > found.ridge.horizon or past > found.ridge.look_back:
+        if horizon > found.horizon or past > found.look_back:
             raise InputError(window.sources[0], key="window", found=f"look-back {past}, horizon {horizon}",
-                             expected=f"at most {found.ridge.look_back} and {found.ridge.horizon}, as fitted",
+                             expected=f"at most {found.look_back} and {found.horizon}, as fitted",
                              fix="roll out in several steps, or fit with longer horizons")
         seen = window if found.transform is None else found.transform.window(window)
         plain = plain_batch(about.known, about.frame, seen, found.course(window.ticks, window.members))
         course = plain.course.expand(*plain.course.shape[:2], window.values.shape[-1]).to(window.values)
         history = torch.where(window.given, seen.values - course, 0.0)[..., :past]
-        forecast = found.ridge.forecast(history, window.given[..., :past], horizon) + course[..., past:]
-        residual = found.ridge.scale(past, horizon).to(window.values) * plain.spread
+        forecast, residual = found.ahead(seen, history)
+        forecast, residual = forecast + course[..., past:], residual * plain.spread
         if found.transform is not None:
             forecast, residual = found.transform.back(forecast, residual, window.members)
         baseline = torch.cat([torch.zeros_like(history), forecast], -1)
@@ -192,17 +200,23 @@ class Forecast:
             shape = (*batch.values.shape[:-1], len(self.config.quantiles))
             values[QUANTILES] = predictions[QUANTILES].expand(shape)[..., past:, :].sort(-1)[0]
         found = physical(about.known, batch, values, ticks_of(batch)[:, past:], known)
+        if about.known.clock.stepless:
+            found = found.assign(last=_last(about.known, batch, past))
         return found.assign_coords(quantile=list(self.config.quantiles)) if QUANTILES in found else found
 
     def metrics(self, unit: str | None) -> tuple[Metric, ...]:
-        return declared(unit, quantiles=bool(self.config.quantiles))
+        bare = any(isinstance(each, Kriging) for each in self.ridges.values())
+        return declared(unit, quantiles=bool(self.config.quantiles), last=bare)
 
     def score(self, question: Question, prediction: xr.Dataset, truth: xr.Dataset, about: About,
               unit: str | None) -> dict[str, np.ndarray]:
         return score(about.known, unit, prediction, truth)
 
     def starts(self, layout: Layout, split: SplitName, about: About) -> list[Sample]:
-        """The first window of every block, with all the block's truth; a rollout step is the shortest horizon."""
+        """The first window of every block, with all the block's truth; a rollout step is the shortest horizon. None
+        where times follow no step."""
+        if about.known.clock.stepless:
+            return []
         shortest = self._horizons(about)[0]
         windows = split_windows(layout, split, about.config, (shortest,))
         return [sample.assign_attrs(horizon=shortest) for sample in windows.whole_blocks()]
@@ -218,7 +232,7 @@ class Forecast:
 
     def advance(self, state: State, outputs: Outputs, about: About) -> State:
         """The horizon's forecast becomes the end of the look-back; time moves by horizon · dt. Raises `InputError`
-        where covariates of times to come would be needed."""
+        where covariates of times to come would be needed, or those times themselves, as they follow no step."""
         if about.frame.covariates or about.frame.static:
             raise InputError("rollout", key="covariate", found="a step beyond the horizon given",
                              expected="covariates of the times to come", fix="forecast with a longer horizon")
@@ -228,7 +242,7 @@ class Forecast:
         horizon = forecast.shape[-1]
         history = torch.cat([state.extra["history"], forecast], -1)[..., -past:]
         observed = torch.cat([state.extra["observed"], torch.ones_like(forecast, dtype=torch.bool)], -1)[..., -past:]
-        ticks = ticks + horizon * clock.step
+        ticks = clock.later(ticks, horizon)
         later = torch.zeros_like(forecast)
         given = torch.cat([observed, torch.zeros_like(later, dtype=torch.bool)], -1)
         window = Window(torch.cat([history, later], -1), given, given, past, ticks, members_of(batch), batch.sources)
@@ -244,20 +258,23 @@ class Forecast:
             seen = torch.where(state.extra["observed"], state.extra["history"], torch.nan)
             return physical(about.known, state.batch, {HEAD: seen}, ticks[:, :past])
         forecast = state.extra["forecast"]
-        ticks = ticks[:, past:past + 1] + about.known.clock.step * np.arange(-forecast.shape[-1], 0)
+        ticks = about.known.clock.later(ticks[:, past:past + 1], np.arange(-forecast.shape[-1], 0))
         return physical(about.known, state.batch, {HEAD: forecast}, ticks)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return joined({name: each.state() for name, each in self.ridges.items()})
 
     def restored(self, config: Mapping[str, Any], arrays: Arrays) -> Self:
-        return replace(self, ridges={name: Ridges.restore(part, arrays_of(name, arrays))
+        return replace(self, ridges={name: ridges.restore(part, arrays_of(name, arrays))
                                      for name, part in config.items()})
 
 
-def replace_drawn(config: SeriesConfig) -> SeriesConfig:
-    """The section without what training draws."""
-    return config.model_copy(update={"shortest": None, "missing": 0.0})
+def _last(known: Known, batch: TokenBatch, past: int) -> xr.DataArray:
+    """``(sample, variate)`` the last value known of each variate, in its unit."""
+    assert batch.observed is not None
+    given = batch.observed.expand(batch.values.shape)[..., :past, 0]
+    found = last_value(batch.targets[HEAD].value.expand(batch.values.shape)[..., :past, 0], given)
+    return physical(known, batch, {HEAD: found}, ticks_of(batch)[:, past - 1:past])[HEAD].isel(time=0, drop=True)
 
 
 def _quantile_target(target: Target, levels: tuple[float, ...]) -> Target:

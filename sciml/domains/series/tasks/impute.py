@@ -28,7 +28,7 @@ from sciml.domains.series.encode import (
 )
 from sciml.domains.series.known import Known, Pieces
 from sciml.domains.series.layout import Layout
-from sciml.domains.series.ridges import Ridges
+from sciml.domains.series.ridges import Fitted
 from sciml.domains.series.scores import declared, score
 from sciml.domains.series.tasks import About
 from sciml.domains.series.windows import Pages, Pattern, hidden
@@ -72,11 +72,12 @@ class Hiding:
 
 @dataclass(frozen=True)
 class Impute:
-    """Baseline: the conditional mean of a cell given those of its variate, from the ridge's Gram matrix; residual: how
+    """Baseline: the conditional mean of a cell given those of its variate, from the ridge's Gram matrix, or by kriging
+    where times follow no step, so that a row of NaN at any time is filled in; residual: how
     far that is off with the usual share hidden, in standardised units, by data set."""
 
     config: ImputeConfig = field(default_factory=ImputeConfig)
-    ridges: Mapping[str, Ridges] = field(default_factory=dict)
+    ridges: Mapping[str, Fitted] = field(default_factory=dict)
     residual: Mapping[str, float] = field(default_factory=dict)
     baseline_name: str = "ridge"
     borrows: bool = True
@@ -106,7 +107,7 @@ class Impute:
     def heads(self, datasets: Mapping[str, Known]) -> dict[str, HeadSpec]:
         return {HEAD: HeadSpec("lattice", (CHANNEL,))}
 
-    def of(self, name: str) -> Ridges:
+    def of(self, name: str) -> Fitted:
         return self.ridges[name] if name in self.ridges else next(iter(self.ridges.values())).floor()
 
     def residual_of(self, name: str) -> float:
@@ -127,6 +128,7 @@ class Impute:
         pages = self.pages(layout, split, about, train=False)
         block = -(-pages.length // pages.stride)
         return [Question(pattern, Hiding(pages, self.config.share, pattern), block=block,
+                         baseline_name="kriging" if about.known.clock.stepless else "",
                          options={"dataset": layout.name, "share": self.config.share}) for pattern in PATTERNS]
 
     def window(self, sample: Sample, about: About) -> Window:
@@ -171,16 +173,16 @@ class Impute:
 
     def restored(self, config: Mapping[str, Any], arrays: Arrays) -> Self:
         return replace(self, residual=dict(config["residual"]), ridges={
-            name: Ridges.restore(part, arrays_of(name, arrays)) for name, part in config["ridges"].items()})
+            name: ridges.restore(part, arrays_of(name, arrays)) for name, part in config["ridges"].items()})
 
 
-def completed(found: Ridges, window: Window, course: Tensor) -> Tensor:
-    """``(B, V, T)`` what the ridge expects of every cell, given those that are."""
+def completed(found: Fitted, window: Window, course: Tensor) -> Tensor:
+    """``(B, V, T)`` what the baseline expects of every cell, given those that are."""
     history = torch.where(window.given, window.values - course, 0.0)
-    return found.ridge.completed(history, window.given) + course
+    return found.completed(window, history) + course
 
 
-def _residual(found: Ridges, known: Known, pieces: Pieces, length: int, share: float) -> float:
+def _residual(found: Fitted, known: Known, pieces: Pieces, length: int, share: float) -> float:
     """Root mean square error of the conditional mean at hidden cells of training windows spread over the split."""
     rng, errors = np.random.default_rng(0), []
     spans = [(i, start) for i, values in enumerate(pieces.values) for start in range(0, len(values) - length + 1,

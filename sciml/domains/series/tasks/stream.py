@@ -25,6 +25,7 @@ from sciml.domains.series.config import SeriesConfig
 from sciml.domains.series.encode import LEAST_SPREAD, Window, members_of, physical, ticks_of, window_of
 from sciml.domains.series.known import Known
 from sciml.domains.series.layout import Layout
+from sciml.domains.series.ridges import Ridges
 from sciml.domains.series.tasks import About
 from sciml.domains.series.tasks.forecast import Forecast
 from sciml.domains.series.windows import SeriesWindows, split_windows
@@ -53,8 +54,12 @@ class Stream:
         return cls(Forecast.create(options))
 
     def fit(self, layout: Layout, known: Known, config: SeriesConfig) -> Self:
-        """Raises `InputError` where the look-back is no whole number of patches."""
+        """Raises `InputError` where the look-back is no whole number of patches, and where times follow no step."""
         patch = int(config.patch)
+        if known.clock.stepless:
+            raise InputError("domains.series", key="task", found="stream, of times that follow no step",
+                             expected="forecast, impute, anomaly or classify",
+                             fix="choose one of them, or put the times on a step (irregular: fill)")
         if config.look_back_of(known.name) % patch:
             raise InputError(layout.store.url, key="domains.series.patch", found=patch,
                              expected=f"a divisor of the look-back {config.look_back_of(known.name)}",
@@ -85,7 +90,7 @@ class Stream:
         past = int(sample.attrs.get("look_back", min(length, about.config.look_back_of(about.known.name))))
         start = (0 if "look_back" in sample.attrs else length - past) + past % self.patch
         past -= past % self.patch
-        least = self.forecast.of(about.known.name).ridge.look_back
+        least = self.forecast.of(about.known.name).look_back
         if past < least:
             raise InputError(sample.attrs.get("source", "sample"), key="look_back", found=past,
                              expected=f"at least {least} steps, as fitted", fix="give more of the past")
@@ -98,8 +103,9 @@ class Stream:
     def _cells(self, window: Window, about: About, *, before: int, first: int) -> TokenBatch:
         """before: leading steps of the window that belong to no cell; first: patches since the stream began."""
         found, known, patch = self.forecast.of(about.known.name), about.known, self.patch
+        assert isinstance(found, Ridges)
         width, ahead = found.ridge.look_back, found.ridge.look_back - patch - before
-        early = window.ticks[:, :1] - known.clock.step * np.arange(ahead, 0, -1)
+        early = known.clock.later(window.ticks[:, :1], -np.arange(ahead, 0, -1))
         ticks = np.concatenate([early, window.ticks], 1)
         course = found.course(ticks, window.members).to(window.values)
         values, there, given = (torch.cat([t.new_zeros(*t.shape[:2], ahead), t], -1)
@@ -149,7 +155,7 @@ class Stream:
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor], about: About) -> xr.Dataset:
         """``value (sample, time, variate)`` of the patch after the last, with ``known``."""
-        ticks = ticks_of(batch)[:, -1:] + about.known.clock.step * np.arange(1, self.patch + 1)
+        ticks = about.known.clock.later(ticks_of(batch)[:, -1:], np.arange(1, self.patch + 1))
         last = predictions[HEAD].expand(batch.values.shape)[:, :, -1]
         return physical(about.known, batch, {"value": last}, ticks, batch.targets[HEAD].mask[:, :, -1])
 
@@ -165,9 +171,9 @@ class Stream:
 
     def initial(self, batch: TokenBatch, about: About) -> State:
         """From a look-back; the truth after it is not used."""
-        keep, target = self.forecast.of(about.known.name).ridge.look_back - self.patch, batch.targets[HEAD]
+        keep, target = self.forecast.of(about.known.name).look_back - self.patch, batch.targets[HEAD]
         assert batch.observed is not None
-        ticks = ticks_of(batch)[:, -1:] + about.known.clock.step * np.arange(1 - keep, self.patch + 1)
+        ticks = about.known.clock.later(ticks_of(batch)[:, -1:], np.arange(1 - keep, self.patch + 1))
         extra = {"values": target.value[:, :, :-1].flatten(2)[..., -keep:], "ticks": torch.from_numpy(ticks),
                  "given": batch.observed[:, :, 1:].flatten(2)[..., -keep:],
                  "patches": torch.tensor(batch.axes[1].size)}
@@ -177,12 +183,12 @@ class Stream:
 
     def advance(self, state: State, outputs: Outputs, about: About) -> State:
         """The patch forecast last becomes the one cell of the next batch; time moves by P · dt."""
-        batch, extra, step = state.batch, state.extra, about.known.clock.step
+        batch, extra = state.batch, state.extra
         forecast = batch.targets[HEAD].predict(outputs[HEAD])[:, :, -1]
         values = torch.cat([extra["values"], forecast], -1)
         given = torch.cat([extra["given"], torch.ones_like(forecast, dtype=torch.bool)], -1)
         ticks, keep, none = extra["ticks"].cpu().numpy(), values.shape[-1] - self.patch, torch.zeros_like(forecast)
-        ticks = np.concatenate([ticks, ticks[:, -1:] + step * np.arange(1, self.patch + 1)], 1)
+        ticks = np.concatenate([ticks, about.known.clock.later(ticks[:, -1:], np.arange(1, self.patch + 1))], 1)
         later = torch.cat([given, torch.zeros_like(none, dtype=torch.bool)], -1)
         window = Window(torch.cat([values, none], -1), later, later, values.shape[-1], ticks, members_of(batch),
                         batch.sources)

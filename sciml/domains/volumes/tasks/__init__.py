@@ -68,7 +68,8 @@ class Task(Protocol):
         ...
 
     def decode(self, batch: TokenBatch, predictions: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, str]]:
-        """Variable → ``(S, X, Y, Z)``, or ``(S,)`` and ``(S, classes)`` of subjects, in its unit, and the unit."""
+        """Variable → ``(S, X, Y, Z)`` or ``(S, T, X, Y, Z)``, or ``(S,)`` and ``(S, classes)`` of subjects, in its
+        unit, and the unit."""
         ...
 
     def metrics(self) -> tuple[Metric, ...]: ...

@@ -25,8 +25,9 @@ HIDDEN, GIVEN = "hidden", "given_"
 
 
 class MaskedConfig(Section):
-    """share: of voxels that are hidden, in cubes of `scales` voxels, one scale drawn for each sample. noise: standard
-    deviation of what is added to the rest, in those of the volume; where it isn't 0, all voxels are asked for."""
+    """share: of voxels that are hidden, in cubes of `scales` voxels (and as many frames, where there are several), one
+    scale drawn for each sample. noise: standard deviation of what is added to the rest, in those of the volume; where
+    it isn't 0, all voxels are asked for."""
 
     share: float = Field(default=0.6, gt=0, lt=1)
     scales: tuple[int, ...] = Field(default=(4, 8, 16), min_length=1)
@@ -74,7 +75,7 @@ class Masked:
         return sample.assign({**shown, HIDDEN: (dims, hidden)})
 
     def encode(self, plain: Plain) -> TokenBatch:
-        """value ``(1, X, Y, Z, modalities)``; hidden voxels count, and all that are known where there is noise."""
+        """value ``(1, [T,] X, Y, Z, modalities)``; hidden voxels count, and all that are known where there is noise."""
         numbers, sample = plain.batch.kept[INTENSITY][0], plain.sample
         truth = np.stack([(sample[name].values.astype(np.float64) - float(numbers[i, 2])) / float(numbers[i, 3])
                           for i, name in enumerate(plain.known.modalities)], -1)
@@ -92,7 +93,8 @@ class Masked:
         numbers, mask = batch.kept[INTENSITY], batch.targets[HEAD].mask
         found = {}
         for i, channel in enumerate(batch.channels):
-            centre, scale = (numbers[:, i, j].double().view(-1, 1, 1, 1) for j in (2, 3))
+            lattice = [1] * (predictions[HEAD].ndim - 2)
+            centre, scale = (numbers[:, i, j].double().view(-1, *lattice) for j in (2, 3))
             value = predictions[HEAD][..., i].double() * scale + centre
             found[channel.removeprefix(f"{DOMAIN}/")] = (value.masked_fill(~mask[..., i], torch.nan).float(), "1")
         return found

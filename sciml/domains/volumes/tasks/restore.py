@@ -29,7 +29,7 @@ from sciml.tokens import HeadSpec, Outputs, State, TokenBatch, TokenSpec
 HEAD = "image"
 SCALE, LEFT, PHASE = "image_scale", "steps", "phase"
 """Names in `TokenBatch.kept`: ``(S, 2)`` scale and offset from link space to the image's unit; ``(S,)`` the steps that
-a forward makes; ``(S, X, Y, Z, 2)`` `measured.Start.phase`, where there is one."""
+a forward makes; ``(S, [T,] X, Y, Z, 2)`` `measured.Start.phase`, where there is one."""
 FITTED_ON = 8
 """Training volumes by whose baseline the head's scale is set."""
 WINDOW = 11
@@ -116,7 +116,8 @@ class Restore:
             group = train[i].group
             sample = geometry.dataset_of(
                 {name: bricks.read(store, name, group) for name in {modality, self.config.imaginary} - {""}},
-                bricks.affine(store, group), {"source": f"{store.url} {group}"}, units=known.modalities)
+                bricks.affine(store, group), {"source": f"{store.url} {group}"}, units=known.modalities,
+                times=bricks.times(store, group))
             drawn.append(made.draw(sample, rng, train=False))
         tried = [replace(made, weight=weight) for weight in self.config.weights or (0.0,)]
         missed = [float(np.sqrt(np.mean([each._missed(sample) for sample in drawn]))) for each in tried]
@@ -127,7 +128,7 @@ class Restore:
         """The mean square of what the baseline lacks, per channel, over that of `Start.error`."""
         start, steps = self._start(sample), self.config.cascades if self.config.cascades > 1 else 0
         base = least_squares(start.observation, start.measurement, start.image, steps, start.step)
-        gap = (self._truth(sample, start) - base.numpy()[0])[np.isfinite(sample[self.modality].values)]
+        gap = (self._truth(sample, start) - _bare(sample, base))[np.isfinite(sample[self.modality].values)]
         return float(np.mean(np.abs(gap / start.error) ** 2) / len(self.channels))
 
     def floor(self) -> Self:
@@ -153,10 +154,10 @@ class Restore:
     def _truth(self, sample: xr.Dataset, start: measured.Start) -> np.ndarray:
         """In link space."""
         truth = measured.truth_of(sample, self.modality, self.config.measurement) / start.scale
-        return truth if start.phase is None else truth / start.phase[0].numpy()
+        return truth if start.phase is None else truth / _bare(sample, start.phase)
 
     def encode(self, plain: Plain) -> TokenBatch:
-        """values ``(1, X, Y, Z, 1 or 2)``: the image that the measurement gives at once. Raises `InputError` where
+        """values ``(1, [T,] X, Y, Z, 1 or 2)``: the image that the measurement gives at once. Raises `InputError` where
         tokens are on another grid than the measured image."""
         if plain.batch.lattice != plain.lattice:
             raise InputError(plain.batch.sources, key="spacing_mm", found=plain.batch.lattice,
@@ -166,12 +167,13 @@ class Restore:
         counts = torch.from_numpy(known)[None, ..., None]
         truth = tensor(_parts(self._truth(plain.sample, start), len(self.channels)))[None]
         hounsfield = (1000.0, -1000.0) if self.config.measurement == "projections" else (start.scale, 0.0)
+        film = len(plain.lattice) > len(geometry.NAMES)
         batch = replace(
-            plain.batch, values=cascade.values_of(start.image), channels=self.channels,
+            plain.batch, values=_whole(cascade.values_of(start.image), film), channels=self.channels,
             observed=None if known.all() else counts, targets={HEAD: asked(truth * counts, counts)},
             kept={**{name: value for name, value in plain.batch.kept.items() if name != INTENSITY},
-                  **cascade.kept_of(start.observation, start.measurement, start.step),
-                  **({} if start.phase is None else {PHASE: torch.view_as_real(start.phase)}),
+                  **cascade.kept_of(start.observation, start.measurement, start.step, frames=film),
+                  **({} if start.phase is None else {PHASE: _whole(torch.view_as_real(start.phase), film)}),
                   LEFT: torch.tensor([self.config.cascades]), SCALE: torch.tensor([hounsfield], dtype=torch.float64)})
         batch = cascade.asked(batch, HEAD, start.observation, self.config.cascades, self.residual * start.error)
         if not self.config.told:
@@ -203,7 +205,7 @@ class Restore:
         ``<modality>_baseline``. NaN off the volume."""
         found = {}
         for suffix, values in (("", predictions[HEAD]), ("_baseline", batch.targets[HEAD].baseline)):
-            scale, offset = (batch.kept[SCALE][:, i].view(-1, 1, 1, 1) for i in (0, 1))
+            scale, offset = (batch.kept[SCALE][:, i].view(-1, *[1] * len(batch.axes)) for i in (0, 1))
             image = cascade.image_of(values.double())
             if PHASE in batch.kept:
                 image = image * cascade.image_of(batch.kept[PHASE].double())
@@ -240,6 +242,16 @@ class Restore:
     def restored(self, config: Mapping[str, Any], arrays: Arrays) -> Self:
         return replace(self, modality=str(config["modality"]), residual=float(config["residual"]),
                        weight=float(config["weight"]))
+
+
+def _bare(sample: xr.Dataset, images: Tensor) -> np.ndarray:
+    """``(n, X, Y, Z)`` images as arrays of a sample: frames, or one without the first dimension."""
+    return images.numpy() if geometry.TIME in sample.dims else images.numpy()[0]
+
+
+def _whole(images: Tensor, film: bool) -> Tensor:
+    """``(n, …)`` as a batch of one: frames get a dimension before them."""
+    return images[None] if film else images
 
 
 def _parts(image: np.ndarray, count: int) -> np.ndarray:

@@ -33,16 +33,20 @@ LEAST = 1e-3
 class SegmentConfig(Section):
     """regions: name → label values, where structures lie inside one another; each later one is cut out of those before,
     and each must have exactly one value that none of the later ones has. Without: one structure per label value.
-    tolerance_mm: of the surface Dice. head: a name in ``sciml.operator.heads``.
+    tolerance_mm: of the surface Dice. head: a name in ``sciml.operator.heads``. deep_supervision: in training the head
+    `refined` also answers at every coarser resolution, whose losses weigh half as much from one to the next.
     """
 
     regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     tolerance_mm: float = Field(default=1.0, gt=0)
     head: str = "refined"
+    deep_supervision: bool = False
 
     @model_validator(mode="after")
-    def _distinct(self) -> SegmentConfig:
+    def _sensible(self) -> SegmentConfig:
         own_values(self.regions)
+        if self.deep_supervision and self.head != "refined":
+            raise ValueError(f"deep_supervision is of the head refined, not of {self.head}")
         return self
 
 
@@ -65,7 +69,8 @@ def own_values(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Segment:
-    """Logits of structures (background first), or of regions without one. Floor: the mean atlas, how often each
+    """Logits of structures (background first), or of regions without one; of several frames, for each where labels of
+    the data set differ between them, else one answer, their mean. Floor: the mean atlas, how often each
     structure is found at a relative place of the training volumes, whatever the image shows."""
 
     config: SegmentConfig = field(default_factory=SegmentConfig)
@@ -108,9 +113,13 @@ class Segment:
             label = bricks.read(store, LABEL, block.group)
             if not np.isfinite(label).any():
                 continue
-            turned = geometry.ras(geometry.dataset_of({LABEL: label}, bricks.affine(store, block.group)))[LABEL].values
+            turned = geometry.ras(geometry.dataset_of({LABEL: label}, bricks.affine(store, block.group),
+                                                      times=np.arange(*label.shape[3:]) if label.ndim > 3 else None)
+                                  )[LABEL].values
             shares = np.moveaxis(overlap.masks(turned, self._values()), 0, -1)
-            where = [np.minimum(((np.arange(ATLAS) + 0.5) / ATLAS * n).astype(int), n - 1) for n in turned.shape]
+            if turned.ndim == 4:
+                shares = shares[np.isfinite(turned).any((1, 2, 3))].mean(0)
+            where = [np.minimum(((np.arange(ATLAS) + 0.5) / ATLAS * n).astype(int), n - 1) for n in turned.shape[-3:]]
             total, count = total + shares[np.ix_(*where)].astype(np.float64), count + 1
         if not count:
             raise InputError(store.url, key=LABEL, found="no labelled volume in the training split",
@@ -125,27 +134,30 @@ class Segment:
         return replace(self, floored=True)
 
     def spec(self, spec: TokenSpec, known: Mapping[str, Known]) -> TokenSpec:
-        return replace(spec, heads={LABEL: HeadSpec(self.config.head, self.outputs, link="logit")})
+        kind = self.config.head + "_deep" * self.config.deep_supervision
+        return replace(spec, heads={LABEL: HeadSpec(kind, self.outputs, link="logit")})
 
     def draw(self, sample: Sample, rng: np.random.Generator, *, train: bool) -> Sample:
         return sample
 
     def encode(self, plain: Plain) -> TokenBatch:
-        """value ``(1, X, Y, Z, outputs)``: 1 for each output that holds; voxels without a label do not count."""
+        """value ``(1, [T,] X, Y, Z, outputs)``: 1 for each output that holds; voxels without a label do not count."""
         if LABEL in plain.sample:
             label = plain.sample[LABEL].values
             known = np.isfinite(label)
             value = np.moveaxis(overlap.masks(label, self._values()), 0, -1)
         else:
-            known = np.zeros(plain.lattice, bool)
-            value = np.zeros((*plain.lattice, len(self.outputs)), bool)
+            lattice = plain.lattice if plain.known.moving else plain.lattice[-3:]
+            known = np.zeros(lattice, bool)
+            value = np.zeros((*lattice, len(self.outputs)), bool)
         given = torch.from_numpy(value)[None].to(plain.batch.values.dtype)
         target = asked(given, torch.from_numpy(known)[None, ..., None])
         if self.floored:
-            target = replace(target, baseline=self._prior(plain.lattice).to(given))
+            prior = self._prior(plain.lattice[-3:]).to(given)
+            target = replace(target, baseline=prior if value.ndim == 4 else prior[:, None])
         return replace(plain.batch, targets={LABEL: target})
 
-    def _prior(self, lattice: tuple[int, int, int]) -> Tensor:
+    def _prior(self, lattice: tuple[int, ...]) -> Tensor:
         """Log-odds (regions) or log-probabilities of the atlas on a lattice."""
         assert self.atlas is not None
         fine = [(np.arange(n) + 0.5) / n for n in lattice]
@@ -172,8 +184,10 @@ class Segment:
         label, target = self.labels(predictions[LABEL]).to(torch.float32), batch.targets[LABEL]
         if bool(target.mask.any()):
             label = label.masked_fill(~target.mask[..., 0], torch.nan)
-        shown = {"image": (batch.values[..., 0], "1")} if batch.lattice == tuple(label.shape[1:]) else {}
-        return {LABEL: (label, "1"), **shown}
+        image = batch.values[..., 0]
+        if image.ndim > label.ndim:
+            image = image.mean(1)
+        return {LABEL: (label, "1"), **({"image": (image, "1")} if image.shape == label.shape else {})}
 
     @property
     def judged(self) -> dict[str, int | tuple[int, ...]]:

@@ -157,10 +157,10 @@ def test_collated_samples_come_apart_as_they_were(store: Store) -> None:
 def test_several_leads(plane: Store) -> None:
     adapter = fitted(plane, leads=[1, 2, 4])
     windows = adapter.open(plane, "train", train=True)
-    drawn = {float(np.diff(windows.draw(0, RNG(i), RNG(0))["time"].values)[0]) for i in range(40)}
-    assert drawn == {0.5, 1.0, 2.0}
-    last = len(windows) - 1
-    assert {float(np.diff(windows.draw(last, RNG(i), RNG(0))["time"].values)[0]) for i in range(9)} == {0.5}
+    assert len(windows) == 2 * 7
+    drawn = [float(np.diff(windows.draw(i, RNG(e), RNG(0))["time"].values)[0]) for i in range(14) for e in range(9)]
+    shares = [drawn.count(lead) / len(drawn) for lead in (0.5, 1.0, 2.0)]
+    assert shares == pytest.approx([7 / 17, 6 / 17, 4 / 17], abs=0.03)
     every = adapter.open(plane, "test")
     assert len(every) == 7 + 6 + 4
     scales = [adapter.encode(every.draw(i, RNG(0), RNG(0))).targets["state"].scale.item() for i in (0, 7, 13)]
@@ -281,7 +281,8 @@ def test_questions_and_rollout_scores(plane: Store) -> None:
     assert scores["correlation_time"].tolist() == [0.5, 0.5]
     perfect = adapter.score(rollout, truth, truth)
     assert perfect["correlation_time"].tolist() == [1.5, 1.5]
-    assert set(scores) == {m.name for m in adapter.metrics()}
+    asked_elsewhere = {"boundary_rmse/u", "split_relative_l2", "error_estimate", "error_estimate_correlation"}
+    assert set(scores) == {m.name for m in adapter.metrics()} - asked_elsewhere
 
 
 def broken_axis(sample: xr.Dataset) -> xr.Dataset:

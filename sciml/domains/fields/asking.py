@@ -1,0 +1,58 @@
+"""What is asked about a state: baseline and scale of the next one, per channel or per channel and wavenumber."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml import tokens
+from sciml.domains.fields import spectral
+from sciml.domains.fields.baseline import Mean, Persistence
+from sciml.domains.fields.config import Contract
+from sciml.tokens import Target, TokenBatch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is known of one data set: persistence, its curves by wavenumber (None: one scale) with the power of their
+    gain, the training means of steady states."""
+
+    persistence: Persistence
+    spectra: spectral.Curves | None
+    power: float
+    means: Mapping[str, Mean]
+
+
+def ask(batch: TokenBatch, known: Contract, leads: Sequence[float], fitted: Fitted) -> Target:
+    """The unknown next state ``(B, *space, C)``, `leads` ``(B,)`` ahead in the data set's unit of time."""
+    ones, count, like = (1,) * len(known.axes), len(batch.values), batch.values
+    mask = torch.zeros((count, *ones, 1), dtype=torch.bool, device=like.device)
+    if known.steady:
+        places = [axis.coord[0, :, 0].detach().cpu().double().numpy() for axis in batch.axes]
+        means = [fitted.means[name] for name in known.states]
+        expected = like.new_tensor(np.stack([mean.at(places) for mean in means], -1))[None].expand(like.shape)
+        scales = like.new_tensor([mean.scale for mean in means]).view(1, *ones, -1)
+        return Target(value=expected, baseline=expected, mask=mask, scale=scales.expand(count, *ones, -1))
+    if fitted.spectra is not None and batch.observed is None:
+        return _by_wavenumber(batch, known, leads, fitted.spectra, fitted.power, mask)
+    each = {lead: [fitted.persistence.scale(batch.dataset, n, lead) / s.scale for n, s in known.states.items()]
+            for lead in set(leads)}
+    scale = like.new_tensor([each[lead] for lead in leads]).view(count, *ones, -1)
+    return Target(value=like, baseline=like, mask=mask, scale=scale)
+
+
+def _by_wavenumber(batch: TokenBatch, known: Contract, leads: Sequence[float], spectra: spectral.Curves, power: float,
+                   mask: Tensor) -> Target:
+    periods = [float(axis.period.flatten()[0]) for axis in batch.axes if axis.period is not None]
+    each = {}
+    for lead in set(leads):
+        parts = [spectral.gains(spectral.between(curves, lead / known.dt), batch.lattice, periods, power)
+                 for curves in spectra.values()]
+        each[lead] = np.stack([np.stack(part, -1) for part in zip(*parts)])  # (2, *half space, C)
+    both = batch.values.new_tensor(np.stack([each[lead] for lead in leads], 1))
+    return Target(value=batch.values, baseline=tokens.filter_wavenumbers(batch.values, both[0]), mask=mask,
+                  scale=batch.values.new_ones(mask.shape), spectrum=both[1])

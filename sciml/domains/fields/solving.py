@@ -1,0 +1,58 @@
+"""States of fields advanced by a solver of their equation (`sciml.solvers`): to physical units, a step, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sciml import registry
+from sciml.domains.fields.config import Contract, Scaling
+from sciml.domains.fields.encode import DOMAIN
+from sciml.errors import InputError
+from sciml.recipe import Named
+from sciml.solvers import SOLVERS, Given, Solver
+from sciml.tokens import TokenBatch
+
+
+def solved(known: Contract, batch: TokenBatch, leads: Sequence[float], solver: Named) -> Tensor:
+    """``(B, *space, C)`` normalised, `leads` ``(B,)`` later in the data set's unit of time; solved in float64.
+
+    Raises `InputError` for an unknown solver or wrong options, for data that aren't periodic, steady or partly unknown.
+    """
+    made: Solver = registry.find(SOLVERS, solver.name, where=batch.dataset)
+    if known.steady or batch.observed is not None or any(axis.period is None for axis in batch.axes):
+        raise InputError(batch.sources, key=solver.name, found="steady, masked or bounded data",
+                         expected="complete states on periodic axes", fix="train this data set without a solver")
+    values = torch.empty_like(batch.values)
+    for lead in sorted(set(leads)):
+        rows = torch.tensor([i for i, own in enumerate(leads) if own == lead], device=values.device)
+        try:
+            later = made(_given(known, batch, rows), lead, **solver.options)
+        except TypeError as error:
+            raise InputError("recipe", key=f"solver.{solver.name}", found=dict(solver.options), expected=str(error),
+                             fix="correct the options") from None
+        normal = [(later[name] - s.center) / s.scale for name, s in known.states.items()]
+        values = values.index_put((rows,), torch.stack(normal, -1).to(values.dtype))
+    return values
+
+
+def _given(known: Contract, batch: TokenBatch, rows: Tensor) -> Given:
+    conditions = batch.conditions
+    states = {name: _physical(batch.values[rows][..., i], s) for i, (name, s) in enumerate(known.states.items())}
+    forcings = {name: _physical(_rows(conditions.lattice[f"{DOMAIN}/{name}"], rows), s)
+                for name, s in known.forcings.items()}
+    parameters = {name: _physical(conditions.vector[f"{DOMAIN}/{name}"][rows], s)
+                  for name, s in known.parameters.items()}
+    periods = tuple(float(axis.period.flatten()[0]) * known.length for axis in batch.axes if axis.period is not None)
+    return Given(states, forcings, parameters, periods)
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    return values.expand(len(rows), *values.shape[1:]) if len(values) == 1 else values[rows]
+
+
+def _physical(values: Tensor, scaling: Scaling) -> Tensor:
+    plain = values.double() * scaling.scale + scaling.center
+    return torch.pow(10.0, plain) if scaling.transform == "log10" else plain

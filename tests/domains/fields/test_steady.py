@@ -1,0 +1,138 @@
+"""Steady problems: the solution from the coefficients, one lead ahead of nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciml.data.store import Store
+from sciml.domains.fields.adapter import Fields
+from sciml.errors import InputError
+from sciml.evaluate import evaluate
+from sciml.operator.config import OperatorConfig
+from sciml.operator.operator import Operator
+from sciml.packing import collate, unpack
+from sciml.predictor import Predictor
+from sciml.testing import CHECKS, Subject, prepare
+from sciml.testing.conformance import OPERATOR
+from sciml.tokens import Outputs
+from tests.domains.fields.stores import flow_store, poisson_store
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return poisson_store(tmp_path)
+
+
+def drawn(adapter: Fields, store: Store, index: int = 0) -> xr.Dataset:
+    return adapter.open(store, "train").draw(index, RNG, RNG)
+
+
+def predictor_of(adapter: Fields) -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(Operator(OperatorConfig(**OPERATOR), {"fields": adapter.spec()}).eval(), {"fields": adapter})
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return prepare("fields", [poisson_store(tmp_path_factory.mktemp("steady"))], config={"patch": 2})
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conformance(subject: Subject, check: Callable[[Subject], None]) -> None:
+    check(subject)
+
+
+def test_nothing_of_the_state_is_given_and_all_of_it_is_asked(store: Store) -> None:
+    adapter = Fields.create({}).fit(store)
+    sample = drawn(adapter, store)
+    batch = adapter.encode(sample)
+    assert "time" not in sample.dims
+    assert batch.observed is not None
+    assert not batch.observed.any()
+    assert not batch.values.any()
+    assert batch.conditions.vector["lead_time"].tolist() == [1.0]
+    assert batch.targets["state"].mask.all()
+    truth = adapter.decode(batch, {"state": batch.targets["state"].value})
+    np.testing.assert_allclose(truth["u"].values[0], sample["u"].values, atol=1e-6)
+    again = unpack(collate([batch, adapter.encode(drawn(adapter, store, 1))]))
+    torch.testing.assert_close(again[0].targets["state"].baseline, batch.targets["state"].baseline)
+
+
+def test_the_baseline_is_the_training_mean_and_its_scale_what_that_misses(store: Store) -> None:
+    adapter = Fields.create({}).fit(store)
+    missed, values = [], []
+    for index in range(len(adapter.open(store, "train"))):
+        sample = drawn(adapter, store, index)
+        target = adapter.encode(sample).targets["state"]
+        missed.append((target.value - target.baseline) / target.scale)
+        values.append(sample["u"].values.astype(float))
+    assert torch.cat(missed).square().mean().item() == pytest.approx(1, rel=1e-4)
+    batch = adapter.encode(drawn(adapter, store))
+    mean = adapter.decode(batch, {"state": batch.targets["state"].baseline})["u"].values[0]
+    np.testing.assert_allclose(mean, np.mean(values, 0), atol=1e-6)
+    assert np.abs(mean[0]).max() < 1e-6 < np.abs(mean[8]).max(), "zero at the walls, as all solutions are"
+
+
+def test_a_periodic_box_has_one_mean(tmp_path: Path) -> None:
+    store = poisson_store(tmp_path, periodic=True, noise=0.01)
+    target = Fields.create({}).fit(store)
+    baseline = target.encode(drawn(target, store)).targets["state"].baseline
+    assert float(baseline.std()) < 1e-7
+
+
+def test_another_resolution_has_the_same_mean_in_between(tmp_path: Path, store: Store) -> None:
+    adapter = Fields.create({}).fit(store)
+    fine = poisson_store(tmp_path / "fine", 31)
+    dense = adapter.encode(drawn(adapter, fine)).targets["state"].baseline
+    coarse = adapter.encode(drawn(adapter, store)).targets["state"].baseline
+    torch.testing.assert_close(dense[:, ::2, ::2], coarse, atol=1e-5, rtol=0)
+
+
+def test_a_solution_is_predicted_from_the_coefficients_alone(store: Store) -> None:
+    adapter = Fields.create({"patch": 2}).fit(store)
+    predictor, sample = predictor_of(adapter), drawn(adapter, store)
+    whole, alone = predictor.predict(sample), predictor.predict(sample.drop_vars("u"))
+    np.testing.assert_array_equal(whole["u"].values, alone["u"].values)
+    assert np.isfinite(alone["u"].values).all()
+    rows = evaluate(predictor, store).scores
+    assert {row.question for row in rows} == {"steady"}
+    assert {row.baseline_name for row in rows} == {"training_mean"}
+    assert {"relative_l2", "vrmse", "boundary_rmse/u"} <= {row.metric for row in rows}
+    with pytest.raises(InputError, match=r"predictor\.predict"):
+        predictor.rollout(sample, steps=2)
+    assert len(adapter.starts(store, "test")) == 0
+
+
+def test_steady_and_moving_data_share_an_adapter(tmp_path: Path, store: Store) -> None:
+    moving = flow_store(tmp_path)
+    both = Fields.create({"patch": 2, "augment": []}).fit(store).fit(moving)
+    assert [c.steady for c in both.datasets.values()] == [True, False]
+    assert both.datasets["flow"].time == 0.5
+    still = both.encode(drawn(both, store))
+    state = both.advance(both.initial(drawn(both, moving)), Outputs({"state": torch.zeros(1, 12, 12, 3)}))
+    assert state.elapsed == 0.5
+    assert both.encode(drawn(both, moving)).conditions.vector["lead_time"].tolist() == [1.0]
+    again = Fields.restore(*both.state())
+    torch.testing.assert_close(again.encode(drawn(both, store)).targets["state"].baseline,
+                               still.targets["state"].baseline)
+
+
+def test_states_alone_are_no_problem(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(InputError, match="what they follow from"):
+        Fields.create({}).fit(_without(store, tmp_path))
+
+
+def _without(store: Store, folder: Path) -> Store:
+    from tests.domains.fields.stores import put
+
+    data = store.lazy()
+    return put(folder, {"u": data["u"].load().drop_attrs().variable}, {n: data[n].values for n in ("x", "y")},
+               {"u": store.meta.variables["u"]}, store.meta.axes, dt=None, frames=1, dataset="alone")
