@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
@@ -33,20 +33,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Followed:
-    """One rollout. steps: finite ones; known: steps whose truth the store has, of those asked for; drifts: the
-    rollout's and, as far as it is known, the truth's. whole: of all finite steps; ours, theirs: of the finite steps with
-    a known truth, the rollout's and the truth's; None where there is no such step."""
+    """One rollout of steps of `dt`. steps: finite ones; known: steps whose truth the store has, of those asked for;
+    drifts: the rollout's and, as far as it is known, the truth's. gathered: ``whole`` of all finite steps; ``ours`` and
+    ``theirs`` of the finite steps with a known truth, the rollout's and the truth's; none where there is no such step.
+    """
 
     source: str
     contract: Contract
     layout: Layout
+    dt: float
     steps: int
     known: int
     growth: Growth
     drifts: tuple[Drift, Drift]
-    whole: Statistics | None = None
-    ours: Statistics | None = None
-    theirs: Statistics | None = None
+    gathered: Mapping[str, Statistics] = field(default_factory=dict)
 
     @property
     def lost(self) -> bool:
@@ -55,8 +55,8 @@ class Followed:
 
 
 def joined(parts: Sequence[Followed], name: str) -> Statistics | None:
-    """`whole`, `ours` or `theirs` of several rollouts as one; None if none has any."""
-    found: list[Statistics] = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+    """What several rollouts have gathered under a name, as one; None if none has any."""
+    found = [part.gathered[name] for part in parts if name in part.gathered]
     return reduce(merge, found) if found else None
 
 
@@ -70,7 +70,8 @@ def follow(predictor: Predictor, starts: Blocks, index: int, plan: Plan) -> Foll
     initial, layout = adapter.initial(given), Layout.of(known, given, plan.profile)
     ours, theirs = _values(adapter, known, initial), _truth(frame, known, block, 0)
     found = Followed(
-        str(given.attrs["source"]), known, layout, 0, min(plan.steps, (block.stop - block.start - 1) // stride),
+        str(given.attrs["source"]), known, layout, known.dt * stride, 0,
+        min(plan.steps, (block.stop - block.start - 1) // stride),
         Growth(squares=np.zeros(len(known.states))), (begin(layout, ours), begin(layout, theirs)))
     try:
         for state in rollout(predictor, initial, plan.steps):
@@ -97,21 +98,18 @@ def _given(frame: Frame, block: Block, stride: int, steps: int) -> xr.Dataset:
 
 def _with(found: Followed, now: np.ndarray, truth: np.ndarray | None, *, counts: bool) -> Followed:
     """With one more step; `counts`: in statistics too."""
-    layout, (ours, theirs) = found.layout, found.drifts
-    found = replace(found, steps=found.steps + 1, drifts=(then(layout, ours, now), theirs))
-    latest = one(layout, now) if counts else None
-    if latest is not None:
-        found = replace(found, whole=_joined(found.whole, latest))
-    if truth is None:
-        return found
-    found = replace(found, growth=found.growth.add(now, truth), drifts=(found.drifts[0], then(layout, theirs, truth)))
-    if latest is None:
-        return found
-    return replace(found, ours=_joined(found.ours, latest), theirs=_joined(found.theirs, one(layout, truth)))
-
-
-def _joined(before: Statistics | None, latest: Statistics) -> Statistics:
-    return latest if before is None else merge(before, latest)
+    layout, (ours, theirs), growth = found.layout, found.drifts, found.growth
+    gathered, latest = dict(found.gathered), dict[str, Statistics]()
+    if counts:
+        latest["whole"] = one(layout, now)
+    if truth is not None:
+        growth, theirs = growth.add(now, truth), then(layout, theirs, truth)
+        if counts:
+            latest |= {"ours": latest["whole"], "theirs": one(layout, truth)}
+    for name, statistics in latest.items():
+        gathered[name] = merge(gathered[name], statistics) if name in gathered else statistics
+    return replace(found, steps=found.steps + 1, growth=growth, drifts=(then(layout, ours, now), theirs),
+                   gathered=gathered)
 
 
 def _values(adapter: Fields, known: Contract, state: State) -> np.ndarray:

@@ -91,7 +91,7 @@ def summarised(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Map
 def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
             train: Sequence[Block], *, ragged: Mapping[str, str] | None = None, own: str | None = None,
             ) -> tuple[dict[str, Moments], dict[str, Tendency]]:
-    """Moments of every `summarised` variable and, on grids, the tendency of every state variable, over the training
+    """Moments of every `summarised` variable and, on grids and meshes, the tendency of every state variable, over the training
     blocks (of ragged variables: over all rows of their groups, or where blocks count the rows of `own`, over those).
 
     `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
@@ -102,7 +102,7 @@ def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mappin
         raise InputError("training split", key="splits.train", found="no block", expected="at least one",
                          fix="give it a share in the source file")
     ragged = ragged or {}
-    spatial = any(axis.kind == "space" for axis in axes.values())
+    spatial = any(axis.kind == "space" or axis.places for axis in axes.values())
     moments: dict[str, Moments] = {}
     tendency: dict[str, Tendency] = {}
     for name in summarised(dataset, variables, axes, train, ragged, own):

@@ -73,6 +73,13 @@ def _axis(points: Axis, d: int, origin: Tensor, spacing: float, nodes: int, peri
     return replace(made, period=origin.new_tensor([period]) if period else None)
 
 
+def spread(axis: Axis, rows: int) -> Axis:
+    """The axis with coordinates of their own for that many rows, where rows are samples."""
+    if axis.segment is not None or len(axis.coord) == rows:
+        return axis
+    return replace(axis, coord=axis.coord.expand(rows, -1, -1))
+
+
 def flattened(axis: Axis) -> tuple[Tensor, Tensor]:
     """Points ``(N, d)`` of all samples one after the other, and which sample ``(N,)`` each is of."""
     rows, size, _ = axis.coord.shape

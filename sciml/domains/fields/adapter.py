@@ -73,6 +73,10 @@ class Fields:
             return self
         learnt = contracts.learn(store, self.datasets)
         project.checked(store, learnt, self.config.project)
+        if learnt.scattered and self.datasets and not any(each.scattered for each in self.datasets.values()):
+            raise InputError(store.url, key=learnt.names[0], found="scattered points",
+                             expected=f"grids, as {', '.join(self.datasets)}",
+                             fix="pretrain with a data set on points among the others: stem and head then know both")
         datasets = {**self.datasets, meta.dataset: learnt}
         if learnt.steady:
             return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
@@ -89,8 +93,10 @@ class Fields:
         channels = tuple(dict.fromkeys(f"fields/{n}" for c in known for n in c.states))
         first = known[0] if known else None
         length = self.config.patch * first.spacing / first.length if first and self.config.fixed_patch else None
+        meshes = any(contract.scattered for contract in known)
         return TokenSpec(
-            domain=self.name, channels=channels, heads={HEAD: HeadSpec("lattice", channels)},
+            domain=self.name, channels=channels, heads={HEAD: HeadSpec("graph" if meshes else "lattice", channels)},
+            stem="graph" if meshes else "",
             lattice_conditions=tuple(dict.fromkeys(f"fields/{n}" for c in known for n in (*c.forcings, *c.masks))),
             vector_conditions=tuple(dict.fromkeys([LEAD, *(f"fields/{n}" for c in known for n in c.parameters)])),
             patch=self.config.patch, patch_length=length, units=states)
@@ -172,6 +178,8 @@ class Fields:
         known = self.datasets[batch.dataset]
         asked = batch.targets[HEAD].mask if HEAD in batch.targets else None
         shown = asked if asked is not None and bool(asked.any()) else batch.observed
+        if shown is batch.observed and known.scattered:
+            shown = None  # points where nothing is observed are queries
         if shown is batch.observed and known.steady:
             inside = [batch.conditions.lattice[f"{DOMAIN}/{name}"] > 0 for name in known.masks]
             shown = torch.stack(inside).all(0)[..., None] if inside else None

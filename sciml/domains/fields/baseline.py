@@ -115,7 +115,7 @@ def fit_means(store: Store, contract: Contract) -> dict[str, Mean]:
     of few cases is mostly their noise: it is kept if it predicts the validation split better than one number does.
     """
     places = tuple(store.coord(name).astype(np.float64) / contract.length for name in contract.names)
-    wraps = tuple(i for i, axis in enumerate(contract.axes) if axis.period is not None)
+    wraps = tuple(i for i, axis in enumerate(contract.axes) if axis.period is not None or axis.places)
     result = {}
     for name, scaling in contract.states.items():
         def values(group: int, name: str = name, center: float = scaling.center, scale: float = scaling.scale) -> Any:

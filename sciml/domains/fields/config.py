@@ -112,11 +112,14 @@ class FieldsConfig(Section):
 
 
 class GridAxis(Section):
-    """A spatial axis of a data set: name, unit and, if periodic, the period in that unit."""
+    """A spatial axis of a data set: name, unit and, if periodic, the period in that unit. places: of scattered points
+    the coordinates that say where they are; periods: of the box that these are in, 0 where it has ends."""
 
     name: str
     unit: str
     period: float | None = None
+    places: tuple[str, ...] = ()
+    periods: tuple[float, ...] = ()
 
     @property
     def kind(self) -> tuple[str, str, bool]:
@@ -157,6 +160,11 @@ class Contract(Section):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(axis.name for axis in self.axes)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether it lies on points that have places and no order."""
+        return any(axis.places for axis in self.axes)
 
     @property
     def periodic(self) -> bool:

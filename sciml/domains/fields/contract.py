@@ -13,6 +13,7 @@ import xarray as xr
 from sciml.data import units
 from sciml.data.schema import Moments, Variable
 from sciml.data.store import Store
+from sciml.domains.fields import mesh
 from sciml.domains.fields.config import Contract, GridAxis, Leads, Scaling, allowed, described, shortest
 from sciml.errors import InputError
 
@@ -42,12 +43,16 @@ def learn(store: Store, known: Contracts) -> Contract:
     from, or if a known name has a unit that doesn't convert.
     """
     meta, dims = store.meta, layout(store)
-    axes = tuple(GridAxis(name=n, unit=meta.axes[n].unit, period=meta.axes[n].period) for n in dims)
-    place = store.coord(axes[0].name).astype(np.float64)
-    spacing = float(np.mean(np.diff(place))) if len(place) > 1 else axes[0].period or 1.0
+    axes = tuple(mesh.axis_of(store, name) for name in dims)
+    if axes[0].places:
+        side, spacing = mesh.extent(store, axes[0])
+    else:
+        place = store.coord(axes[0].name).astype(np.float64)
+        spacing = float(np.mean(np.diff(place))) if len(place) > 1 else axes[0].period or 1.0
+        side = spacing * len(place)
     steady, clock = meta.dt is None, meta.axes.get("time")
     dt, time_unit = meta.dt or 1.0, "1" if steady or clock is None else clock.unit
-    length, time = _references(known, axes[0], spacing * len(place), time_unit, dt, steady)
+    length, time = _references(known, axes[0], side, time_unit, dt, steady)
     parameters = [n for role in ("parameter", "boundary") for n in meta.of_role(role)]
     forcings = [*meta.of_role("forcing"), *meta.of_role("covariate")]
 
@@ -73,10 +78,11 @@ def layout(store: Store) -> tuple[str, ...]:
     for name in states:
         own = meta.variables[name].dims
         space = own[1:] if timed else own
-        if own != dims or timed != (own[:1] == ("time",)) or not space or any(
-                meta.axes[d].kind != "space" for d in space):
+        placed = len(space) == 1 and bool(meta.axes[space[0]].places)
+        if own != dims or timed != (own[:1] == ("time",)) or not space or not (
+                placed or all(meta.axes[d].kind == "space" for d in space)):
             raise InputError(store.url, key=name, found=f"dimensions {own}",
-                             expected=f"({'time, ' * timed}space…), {dims}",
+                             expected=f"({'time, ' * timed}space…) or ({'time, ' * timed}points with places), {dims}",
                              fix="split it into one variable per component on the common grid, in source.yaml")
     return dims[1:] if timed else dims
 
@@ -183,6 +189,8 @@ def check_grid(contract: Contract, sample: xr.Dataset) -> None:
     """Axes by name, unit and periodicity, ascending coordinates; sizes are free. Raises `InputError`."""
     where = _where(sample)
     for axis in contract.axes:
+        if axis.places:
+            continue  # `mesh.points` reads them
         coord = sample.variables.get(axis.name)
         if coord is None or axis.name not in sample.coords:
             raise InputError(where, key=axis.name, found=f"coordinates {[str(c) for c in sample.coords]}",

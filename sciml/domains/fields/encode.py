@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sciml import tokens
 from sciml.domains.fields import contract as contracts
+from sciml.domains.fields import mesh
 from sciml.domains.fields.config import Contract, Scaling
 from sciml.tokens import Conditions, TokenBatch
 
@@ -54,7 +55,8 @@ def encoded(known: Contract, dataset: str, sample: xr.Dataset, lead: float) -> E
         truth = values[1:2], torch.from_numpy(seen[:1] & seen[1:2])
     batch = TokenBatch(
         domain=DOMAIN, dataset=dataset, values=given, channels=tuple(states),
-        axes=tuple(axis(sample.variables[name], known) for name in known.names),
+        axes=(mesh.points(sample, known),) if known.scattered else tuple(
+            axis(sample.variables[name], known) for name in known.names),
         observed=None if bool(observed.all()) else observed,
         conditions=Conditions({LEAD: tensor(np.array([lead / known.time])), **vector}, lattice),
         sources=(str(sample.attrs.get("source", dataset)),))
@@ -95,8 +97,12 @@ def _shared_axis(name: str, place: bytes, unit: str, period: float | None, lengt
 
 def physical(known: Contract, batch: TokenBatch, normal: Tensor, suffix: str = "") -> xr.Dataset:
     """Normalised states ``(sample, *space, C)`` in their own units, with the axes' coordinates."""
-    coords, attrs = {}, dict[str, Any]()
+    coords, attrs = dict[str, Any](), dict[str, Any]()
     for own, given in zip(known.axes, batch.axes):
+        if own.places:
+            where = given.coord[0].detach().cpu().double().numpy() * known.length
+            coords |= {name: (own.name, place, {"units": own.unit}) for name, place in zip(own.places, where.T)}
+            continue
         attrs = {"units": own.unit}
         if given.period is not None:
             attrs["period"] = float(given.period.flatten()[0]) * known.length

@@ -50,13 +50,14 @@ def score(known: Contract, steps: int, prediction: xr.Dataset, truth: xr.Dataset
     dims = (*(("sample", "step") if steps else ("sample",)), *known.names)
     pairs = {name: tuple(d[name].transpose(*dims).values.astype(np.float64) for d in (prediction, truth))
              for name in known.states}
-    ends, even = [axis.period is None for axis in known.axes], _even(truth, known)
+    grid = not known.scattered
+    ends, even = [axis.period is None for axis in known.axes], grid and _even(truth, known)
     result: dict[str, np.ndarray] = {}
     collected: dict[str, list[np.ndarray]] = {}
     for name, (p, t) in pairs.items():
         result[f"rmse/{name}"] = formulas.rmse(p, t, keep=keep)
         result[f"mean_error/{name}"] = measures.mean_error(p, t, rank)
-        if any(ends):
+        if any(ends) and grid:
             result[f"boundary_rmse/{name}"] = measures.boundary_rmse(p, t, ends)
         if even and np.isfinite(t).all():
             result |= {f"rmse_{band}/{name}": x for band, x in measures.band_rmse(p, t, rank).items()}

@@ -13,7 +13,9 @@ from xarray.indexes import PandasIndex
 from sciml.data.schema import Block
 from sciml.data.store import Store
 from sciml.domains.fields.config import Leads, fitting
+from sciml.domains.fields.mesh import MEASURE
 from sciml.domains.fields.symmetry import Motion, Symmetries
+from sciml.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Frame:
             axis = meta.axes[name]
             attrs: dict[str, Any] = {"units": axis.unit} | ({} if axis.period is None else {"period": axis.period})
             coords[name] = xr.Variable((name,), store.coord(name).astype(np.float64), attrs)
+            if axis.places:
+                given = store.lazy().coords
+                coords |= {key: given[key].variable.load() for key in (*axis.places, MEASURE) if key in given}
         variables = {}
         for name, variable in meta.variables.items():
             if set(variable.dims) <= {"time", *space}:
@@ -44,7 +49,12 @@ class Frame:
         return cls(store, tuple(space), clock, xr.Dataset(coords=coords).coords, variables)
 
     def symmetries(self, augment: Sequence[str]) -> Symmetries | None:
-        """What samples of training are moved by; None if nothing is asked for."""
+        """What samples of training are moved by; None if nothing is asked for, or points that have no order."""
+        if any(self.store.meta.axes[name].places for name in self.space):
+            if set(augment) - {"shift"}:
+                raise InputError(self.store.url, key="augment", found=", ".join(augment),
+                                 expected="none: points aren't mirrored or turned", fix="domains.fields.augment: []")
+            return None
         places = {name: self.coords[name].values for name in self.space}
         return Symmetries.of(self.store.meta, places, augment, self.store.url) if augment else None
 

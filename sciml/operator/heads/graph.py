@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.heads.lattice import LatticeHead, outputs_of
-from sciml.operator.scatter import Kernel, corners_of, latent_of, point_axis, to_points
+from sciml.operator.scatter import Kernel, corners_of, latent_of, point_axis, spread, to_points
 from sciml.tokens import HeadSpec, TokenSpec
 
 
@@ -34,7 +34,7 @@ class GraphHead(nn.Module):
             return self.lattice(given)
         assert self.length is not None
         features, = given.fine
-        multiple = 2 ** (len(given.levels) - 1)
+        points, multiple = spread(points, len(features)), 2 ** (len(given.levels) - 1)
         pairs = corners_of(points, latent_of(points, self.length, multiple))
         own = features.flatten(0, 1)
         nodes = self.lattice.narrow(given.tokens).flatten(0, -2)

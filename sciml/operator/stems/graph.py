@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sciml.errors import InputError
 from sciml.operator.config import OperatorConfig
 from sciml.operator.named import NamedTables
-from sciml.operator.scatter import Kernel, Latent, corners_of, latent_of, point_axis, to_nodes
+from sciml.operator.scatter import Kernel, Latent, corners_of, latent_of, point_axis, spread, to_nodes
 from sciml.operator.stems.patch import PatchStem
 from sciml.tokens import Axis, TokenBatch, TokenSpec
 
@@ -54,6 +54,7 @@ class GraphStem(nn.Module):
         points = point_axis(batch.axes)
         if points is None:
             return self.patch(batch, sizes)
+        points = spread(points, len(batch.values))
         latent = self.latent(points)
         features = self.patch.columns(batch)  # (B, n, w)
         mass = points.weights().expand(len(batch.values), -1)
