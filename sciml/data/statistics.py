@@ -91,7 +91,7 @@ def summarised(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Map
 def compute(dataset: xr.Dataset, variables: Mapping[str, Variable], axes: Mapping[str, AxisMeta],
             train: Sequence[Block], *, ragged: Mapping[str, str] | None = None, own: str | None = None,
             ) -> tuple[dict[str, Moments], dict[str, Tendency]]:
-    """Moments of every `summarised` variable and, on grids and meshes, the tendency of every state variable, over the training
+    """Moments of every `summarised` variable and, in space, the tendency of every state variable, over the training
     blocks (of ragged variables: over all rows of their groups, or where blocks count the rows of `own`, over those).
 
     `dataset` is lazy (``xr.open_zarr(..., chunks=None)``): only pieces of the training blocks are read. Keys are
@@ -161,7 +161,13 @@ def _keys(name: str, members: Sequence[str] | None) -> Iterator[tuple[str, int]]
 
 
 def _leads(steps: int) -> tuple[int, ...]:
-    return tuple(sorted({*(1 << i for i in range(max(steps - 1, 0).bit_length())), *([steps - 1] if steps > 1 else [])}))
+    """Powers of two, and the longest there is.
+
+    >>> _leads(8), _leads(1)
+    ((1, 2, 4, 7), ())
+    """
+    longest = steps - 1
+    return tuple(sorted({*(1 << i for i in range(max(longest, 0).bit_length())), longest} - {0, -1}))
 
 
 def runs(blocks: Sequence[Block], timed: bool) -> list[tuple[int, int, int, int]]:
