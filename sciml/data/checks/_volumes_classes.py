@@ -21,7 +21,7 @@ def check(store: Store, names: tuple[str, ...]) -> Iterator[Finding]:
     dims = meta.variables[CATEGORY].dims
     if dims or CLASS not in meta.axes:
         found = f"dimensions {', '.join(dims)}" if dims else f"no coordinate {CLASS}"
-        yield Finding("error", CATEGORY, found, f"one number a subject, and the names of classes as the coordinate {CLASS}",
+        yield Finding("error", CATEGORY, found, f"one number a subject, and the names as the coordinate {CLASS}",
                       "mend the source and build the store anew")
         return
     classes = store.members(CLASS)

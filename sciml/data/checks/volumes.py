@@ -1,4 +1,4 @@
-"""What must hold in a store of volumes beside what holds in every store: grids, bricks, labels, classes, persons, splits.
+"""What must hold in a store of volumes beside what holds in every store: grids, bricks, labels, classes, persons.
 
 Read a piece of a subject at a time. One finding per kind of mistake, with the number of places and the first one.
 """
