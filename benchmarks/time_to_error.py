@@ -27,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sciml.assets import benchmark, config, dataset
+from sciml.assets import config, dataset
 from sciml.cli.bench import load_script
 from sciml.data.build import build
 from sciml.data.source import SourceSpec, read_source
@@ -36,8 +36,8 @@ from sciml.data.store import Store, open_store
 from sciml.recipe import Recipe, load_recipe
 from sciml.report.bench import Bench, Row
 
-common = load_script(benchmark("common"))
-peers = load_script(benchmark("fields_peers"))
+common = load_script(Path(__file__).with_name("common.py"))
+peers = load_script(Path(__file__).with_name("fields_peers.py"))
 
 MINUTES = float(os.environ.get("SCIML_BENCH_MINUTES", "4"))
 SEEDS = (0, 1, 2)

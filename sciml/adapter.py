@@ -256,3 +256,9 @@ def joined(states: Mapping[str, tuple[dict[str, Any], dict[str, np.ndarray]]]) -
 def arrays_of(name: str, arrays: Arrays) -> dict[str, np.ndarray]:
     """Those of one part."""
     return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+
+
+def equal_states(one: tuple[Any, Arrays], other: tuple[Any, Arrays]) -> bool:
+    """Whether two states of an adapter (`DomainAdapter.state`) say the same."""
+    return one[0] == other[0] and one[1].keys() == other[1].keys() and all(
+        np.array_equal(array, other[1][name], equal_nan=array.dtype.kind == "f") for name, array in one[1].items())

@@ -168,9 +168,10 @@ def log_spectrum(prediction: Tensor, target: Tensor, mask: Tensor, axes: Sequenc
     Raises ValueError without a periodic axis. Source: after Chakraborty, Mohan & Maulik, "Binned spectral power loss
     for improved prediction of chaotic systems", 2025.
     """
-    dims = [place + 1 for place, axis in enumerate(axes) if axis.period is not None and axis.size > 2]
+    dims = [place + 1 for place, axis in enumerate(axes) if axis.kind == "space" and axis.period is not None
+            and axis.size > 2]
     if not dims:
-        raise ValueError("a spectrum needs a periodic axis")
+        raise ValueError("a spectrum needs a periodic axis of space")
     periods = [float(axes[d - 1].period.flatten()[0]) for d in dims]  # type: ignore[union-attr]
     sizes = [prediction.shape[d] for d in dims]
     cycles = [torch.fft.fftfreq(n, 1 / n) * max(periods) / p for n, p in zip(sizes, periods)]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import checkpoint, optim, registry
-from sciml.adapter import Calibrated, Chained, DomainAdapter, Windows
+from sciml.adapter import Calibrated, Chained, DomainAdapter, Windows, equal_states
 from sciml.chains import Chain, Going, chain_of, cut, reach
 from sciml.chains.direct import Direct
 from sciml.data.store import Store
@@ -97,8 +97,7 @@ def traced_gradients(run: Run) -> dict[Any, TracedGradients]:
     prepare_compiler()
     made: dict[Any, TracedGradients] = {}
     for source in run.sources:
-        chained = source.chain.links != Direct().links
-        if not source.adapter.differentiate or chained or run.ranks.world > 1 or (
+        if not source.adapter.differentiate or source.chain != Direct() or run.ranks.world > 1 or (
                 run.recipe.train.precision == "bfloat16"):
             continue
         sample = source.windows.draw(0, *(np.random.default_rng([0, 0]) for _ in range(2)))
@@ -112,10 +111,10 @@ def traced_gradients(run: Run) -> dict[Any, TracedGradients]:
 def add_gradients(run: Run, operator: nn.Module, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     """Add a micro-batch's share to the gradients; returns its mean loss."""
     share = 1 / run.recipe.train.micro_batches
-    traced = run.traced.get(form_of(micro.links[0])) if run.traced else None
+    source = run.sources[micro.source]
+    traced = run.traced.get(form_of(micro.links[0])) if run.traced and source.chain == Direct() else None
     if traced is not None:
         return traced(micro.links[0], share)
-    source = run.sources[micro.source]
     loss = micro_losses(run, source, operator, micro.links, run.step / max(run.steps, 1), generator).mean()
     (loss * share).backward()
     return loss.detach()
@@ -249,11 +248,13 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
 def calibrate(run: Run, predictor: Predictor) -> Predictor:
     """Adapters that draw learn how the selected operator misses on the training data; ``checkpoints/best`` keeps it."""
     drawing = [source for source in run.sources if isinstance(source.adapter, Calibrated)]
+    before = {source.adapter.name: predictor.adapter(source.adapter.name).state() for source in drawing}
     for source in drawing:
         adapter = predictor.adapter(source.adapter.name)
         assert isinstance(adapter, Calibrated)
         predictor.adapters[source.adapter.name] = adapter.calibrated(predictor.forward, source.windows)
-    if drawing and run.ranks.first:
+    changed = any(not equal_states(state, predictor.adapter(name).state()) for name, state in before.items())
+    if changed and run.ranks.first:
         checkpoint.save(run.folder / "checkpoints" / "best", predictor)
     run.ranks.barrier()
     return predictor

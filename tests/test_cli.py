@@ -174,7 +174,8 @@ def test_evaluate_prints_scores_and_leaves_them_in_the_run(tmp_path: Path, monke
                           coords={"variate": ["a", "b"], "valid_time": (("sample", "time"), [[0.0, 1.0, 2.0]])})
     content = {"rows": [row], "curves": {}, "warnings": ["seen before"]}
     result = SimpleNamespace(rows=[row], warnings=["seen before"], json=lambda: content)
-    monkeypatch.setattr(sciml.checkpoint, "load", lambda path: SimpleNamespace(operator=SimpleNamespace(levels=())))
+    monkeypatch.setattr(sciml.checkpoint, "load", lambda path: SimpleNamespace(
+        operator=SimpleNamespace(levels=()), adapter=lambda domain: SimpleNamespace(task=None)))
     monkeypatch.setattr(sciml.checkpoint, "resolve", lambda path: path / "checkpoints" / "best")
     store = SimpleNamespace(meta=SimpleNamespace(dataset="ili", domain="series"))
     monkeypatch.setattr(sciml.data.store, "open_store", lambda url: store)

@@ -79,6 +79,15 @@ def test_a_sample_is_judged_alone_and_only_where_it_counts(name: str) -> None:
         torch.testing.assert_close(loss(name, output.masked_fill(~mask, 9.0), batch), both)
 
 
+@pytest.mark.parametrize("name", ["relative_h1", "spectral"])
+def test_points_without_order_have_neither_slopes_nor_a_spectrum(name: str) -> None:
+    """Not even in a periodic box: along their axis neighbours are strangers."""
+    box = Axis("point", "set", torch.rand(1, 9, 2, dtype=DOUBLE), period=torch.ones(2, dtype=DOUBLE))
+    batch = batch_of(random(1, 9, 1), (box,))
+    with pytest.raises(InputError, match="choose relative_l2"):
+        loss(name, batch.values, batch)
+
+
 @given(sizes=st.lists(st.integers(4, 9), min_size=1, max_size=3), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_slopes_of_waves_are_exact_on_even_periodic_axes(sizes: list[int], seed: int) -> None:

@@ -49,10 +49,12 @@ class Going:
     generator: torch.Generator | None = None
 
     def onward(self, batch: TokenBatch, outputs: Outputs, link: TokenBatch) -> TokenBatch:
-        """The question of the next link, from the predicted state instead of its true one."""
+        """The question of the next link, from the predicted state instead of its true one: what was not observed where
+        the chain started stays so and doesn't count, and what is kept of the start is kept."""
         moved = self.adapter.advance(State(batch), outputs).batch
-        return replace(link, values=moved.values, targets={
-            head: replace(moved.targets[head], value=target.value, mask=target.mask)
+        return replace(link, values=moved.values, observed=moved.observed, kept=moved.kept, targets={
+            head: replace(moved.targets[head], value=target.value,
+                          mask=target.mask if moved.observed is None else target.mask & moved.observed)
             for head, target in link.targets.items()})
 
     def perturbed(self, batch: TokenBatch, noise: float) -> TokenBatch:
@@ -68,7 +70,8 @@ class Going:
         (target,) = batch.targets.values()
         drawn = noise * torch.randn(batch.values.shape, generator=self.generator).to(batch.values)
         missed = target.predict(drawn) - target.predict(torch.zeros_like(drawn))
-        return self.adapter.restated(batch, batch.values + missed)
+        noisy = batch.values + missed
+        return self.adapter.restated(batch, noisy if batch.observed is None else noisy.where(batch.observed, 0.0))
 
     def drawn(self, count: int) -> int:
         """One of 1 … count; count if nothing is drawn."""
@@ -95,7 +98,7 @@ def cut(sample: Sample, links: Sequence[tuple[int, int]]) -> list[Sample]:
     """The samples of the links: states i and j of a stretch, with all else that there is of it.
 
     >>> import xarray as xr
-    >>> [list(part["u"].values) for part in cut(xr.Dataset({"u": ("time", [5, 6, 7])}), [(0, 1), (0, 2)])]
+    >>> [part["u"].values.tolist() for part in cut(xr.Dataset({"u": ("time", [5, 6, 7])}), [(0, 1), (0, 2)])]
     [[5, 6], [5, 7]]
     """
     return [sample] if tuple(links) == ((0, 1),) else [sample.isel(time=[i, j]) for i, j in links]

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 @click.option("--mirror", metavar="x,y,z", help="Axes to also look at in the mirror.  [default: as the recipe says]")
 @click.option("--calibrate", "store", metavar="STORE",
               help="Store whose validation split tells how far volumes are off; kept in the run folder.")
+@click.option("--step-s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Between frames of 4-D images.  [default: as their headers say]")
 @click.option("--overwrite", is_flag=True, help="Replace what was written before.")
 @click.option("--json", "json_", is_flag=True, help="Print files and volumes as JSON.")
 def segment(checkpoint: Path, inputs: tuple[Path, ...], out: Path, patterns: tuple[str, ...], mirror: str | None,
-            store: str | None, overwrite: bool, json_: bool) -> None:
+            store: str | None, step_s: float | None, overwrite: bool, json_: bool) -> None:
     """Write a label map of every image of INPUT, files or folders of NIfTI, on the image's own grid.
 
     Any orientation, spacing and size: large images are taken window by window and written plane by plane. Of 4-D images
-    every frame has a label map, or all have one, as the checkpoint was trained. Volumes have
-    a 90 % interval once --calibrate has been given: how far off they were on subjects that were not trained on.
+    every frame has a label map, or all have one, as the checkpoint was trained. Volumes have a 90 % interval once --calibrate has been given: how far off they were on subjects that were not trained on.
     """
     import torch
 
@@ -61,7 +62,7 @@ def segment(checkpoint: Path, inputs: tuple[Path, ...], out: Path, patterns: tup
         images = {name: Path(path) for name, path in case.images.items()}
         with console.progress(case.name) as progress:
             made = volumes.segment(predictor, images, place, mirrors=mirrors, calibration=calibration,
-                                   progress=progress)
+                                   step_s=step_s, progress=progress)
         found.append({"image": case.name, "out": str(place), "volumes": [asdict(each) for each in made]})
     if json_:
         console.as_json(found)

@@ -6,8 +6,8 @@ import glob
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,12 +122,27 @@ def find_files(spec: SourceSpec) -> list[FoundFile]:
     neither is fetched into the cache.
     Folders behind URLs (Zarr) are read in place. Raises `InputError` if a file is not found or is another one.
     """
-    found = [one for file in spec.files for one in _find(spec, file)]
-    names = [f.declared for f in found]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise InputError(spec.name, key="files", found=f"{twice} twice", expected="each file once", fix="remove one")
+    found = _told_apart([one for file in spec.files for one in _find(spec, file)])
+    for seen in ([f.declared for f in found], [f.path for f in found]):
+        if len(set(seen)) < len(seen):
+            twice = found[next(i for i, one in enumerate(seen) if one in seen[:i])].declared
+            raise InputError(spec.name, key="files", found=f"{twice} twice", expected="each file once",
+                             fix="remove one")
     return found
+
+
+def _told_apart(found: Sequence[FoundFile]) -> list[FoundFile]:
+    """Local files by their basename, those that share it (run1/out.pvd, run2/out.pvd) by what follows the folder that
+    they have in common."""
+    named = []
+    for file in found:
+        if local_path(file.declared) is not None:
+            alike = [os.path.dirname(f.declared) for f in found
+                     if local_path(f.declared) is not None
+                     and os.path.basename(f.declared) == os.path.basename(file.declared)]
+            file = replace(file, declared=os.path.relpath(file.declared, os.path.commonpath(alike)))
+        named.append(file)
+    return named
 
 
 def _find(spec: SourceSpec, file: FileSource) -> Iterator[FoundFile]:
@@ -137,7 +152,7 @@ def _find(spec: SourceSpec, file: FileSource) -> Iterator[FoundFile]:
         raise InputError(spec.name, key=file.path, found="a pattern with a sha256", expected="one hash per file",
                          fix="list the files")
     for match in matches:
-        yield FoundFile(os.path.basename(match), match, sha256_of(match))
+        yield FoundFile(os.path.abspath(match), match, sha256_of(match))
     if matches:
         return
     path = _locate(spec, file)
@@ -145,7 +160,7 @@ def _find(spec: SourceSpec, file: FileSource) -> Iterator[FoundFile]:
     if file.sha256 is not None and digest != file.sha256:
         raise InputError(path, key="sha256", found=digest, expected=file.sha256,
                          fix="fetch the file again, or correct the hash if the data were meant to change")
-    yield FoundFile(file.path if local is None else os.path.basename(local.rstrip("/")), path, digest)
+    yield FoundFile(file.path if local is None else os.path.abspath(local), path, digest)
 
 
 def _locate(spec: SourceSpec, file: FileSource) -> str:

@@ -102,6 +102,9 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
     if batch.conditions.context is not None or batch.packed_axis is not None:
         raise InputError("export", key="batch", found="a context or a packed axis", expected="one lattice of fields",
                          fix="roll it out with `sciml rollout`")
+    if adapter.datasets[batch.dataset].scattered:
+        raise InputError("export", key=batch.axes[0].name, found="scattered points", expected="a grid",
+                         fix="roll it out with `sciml rollout`: its latent lattice follows from the points")
     operator = predictor.operator
     deepest, longest, axes = 2 ** (len(operator.levels) - 1), most_tokens(operator), []
     for axis, cells in zip(batch.axes, cells_per_token(batch.axes, operator.specs[batch.domain])):

@@ -27,7 +27,7 @@ from sciml.data.files import replacing
 from sciml.data.readers import nifti
 from sciml.data.readers._volumes import seconds
 from sciml.data.readers._volumes_files import Case, film_of
-from sciml.data.readers._volumes_options import VolumeOptions
+from sciml.data.readers._volumes_options import volume_options
 from sciml.data.readers._volumes_stream import BLOCK
 from sciml.data.safety import Limits
 from sciml.data.store import Store
@@ -121,11 +121,12 @@ class _Image:
 
 def segment(predictor: Predictor, image: Path | Mapping[str, Path], out: Path, *,
             mirrors: Collection[str] | None = None, calibration: Calibration | None = None,
-            progress: Progress | None = None) -> list[Volume]:
+            step_s: float | None = None, progress: Progress | None = None) -> list[Volume]:
     """Write the label map of an image to `out` (.nii, .nii.gz), on the image's grid and in its order of axes; of a 4-D
     image one for each frame where the labels of training had that, else one.
 
     image: a file, or one per modality. mirrors: axes to also look at in the mirror (x, y, z; None: as the recipe says).
+    step_s: between frames (None: as the header says).
     Returns the volume of every structure. Nothing is written if it fails: `InputError` for a checkpoint that doesn't
     segment, modalities that are not its own or on several grids, frames where it has seen none, files that can't be
     read, voxels that aren't finite.
@@ -136,7 +137,7 @@ def segment(predictor: Predictor, image: Path | Mapping[str, Path], out: Path, *
     if not out.name.endswith(nifti.SUFFIXES):
         raise InputError("command line", key="--out", found=out.name, expected="FILE.nii or FILE.nii.gz",
                          fix="choose that ending")
-    given = _opened(adapter, image)
+    given = _opened(adapter, image, step_s)
     shape, affine = given.first.shape, given.first.affine
     frames = len(given.times) if _moving(adapter, given) else 1
     window = _window(adapter, affine)
@@ -208,13 +209,14 @@ def _volumes(task: Segment, mm3: np.ndarray, calibration: Calibration | None) ->
     return made
 
 
-def _opened(adapter: Volumes, image: Path | Mapping[str, Path]) -> _Image:
+def _opened(adapter: Volumes, image: Path | Mapping[str, Path], step_s: float | None) -> _Image:
     """Raises `InputError` if modalities are missing or on several grids, and for frames where it has seen none."""
     paths = {adapter.modalities[0]: image} if isinstance(image, Path) else dict(image)
     if set(paths) != set(adapter.modalities):
         raise InputError(next(iter(paths.values()), "images"), key="modalities", found=", ".join(paths) or "none",
                          expected=", ".join(adapter.modalities), fix="give one image of each")
-    options = VolumeOptions(frames="time") if any(k.frames for k in adapter.datasets.values()) else VolumeOptions()
+    timed = any(known.frames for known in adapter.datasets.values())
+    options = volume_options({"frames": "time", "step_s": step_s} if timed else {}, "segment")
     film = film_of(Case("image", {name: str(paths[name]) for name in adapter.modalities}),
                    {name: nifti.scans(str(paths[name]), options, Limits()) for name in adapter.modalities})
     scans: dict[str, Sequence[Any]] = {name: film.frames(name) for name in adapter.modalities}
@@ -230,8 +232,8 @@ def _opened(adapter: Volumes, image: Path | Mapping[str, Path]) -> _Image:
         step = max(1, stored[name].size // MOST_SAMPLED)
         numbers[name] = intensity(scan.values(np.asarray(stored[name].flat[::step]), 0), adapter.config.intensity)
     fitting = [name for name, known in adapter.datasets.items() if set(known.modalities) == set(scans)]
-    timed = len(scans[adapter.modalities[0]]) > 1
-    dataset = next((name for name in fitting if adapter.datasets[name].frames == timed), [*fitting, ""][0])
+    several = len(scans[adapter.modalities[0]]) > 1
+    dataset = next((name for name in fitting if adapter.datasets[name].frames == several), [*fitting, ""][0])
     return _Image(scans, stored, {"domain": DOMAIN, "dataset": dataset, "source": first.path, "intensity": numbers})
 
 

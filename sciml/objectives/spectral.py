@@ -16,10 +16,10 @@ WEIGHT = 0.01
 def objective(outputs: Outputs, batch: TokenBatch) -> Tensor:
     """``(B,)``: ``relative_l2 + 0.01 log_spectrum``, mean over the heads that a batch has targets for; 0 at the truth.
 
-    Raises `InputError` for a batch without a periodic axis: it has no spectrum."""
-    if all(axis.period is None for axis in batch.axes):
+    Raises `InputError` for a batch without a periodic axis, or of points without order: it has no spectrum."""
+    if not any(axis.kind == "space" and axis.period is not None for axis in batch.axes):
         raise InputError(", ".join(batch.sources), key="objective", found="no periodic axis",
-                         expected="one to see a spectrum along", fix="choose relative_h1, which needs none")
+                         expected="one of a grid to see a spectrum along", fix="choose relative_l2, which needs none")
     values = []
     for head, target in batch.targets.items():
         given = target.predict(outputs[head]), target.value, target.mask

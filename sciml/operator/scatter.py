@@ -132,17 +132,20 @@ class Kernel(nn.Module):
         return values
 
 
-def to_nodes(features: Tensor, mass: Tensor, pairs: Corners, kernel: Kernel, nodes: int) -> tuple[Tensor, Tensor]:
+def to_nodes(features: Tensor, mass: Tensor, pairs: Corners, kernel: Kernel, nodes: int,
+             samples: int) -> tuple[Tensor, Tensor]:
     """``Σ m h κ(r) f / Σ m h`` at every node ``(nodes, w)``, and its share of the mass ``(nodes, 1)``, 0 to 1.
 
-    features ``(N, w)``; mass ``(N, 1)``: quadrature weights, 0 of points that say nothing.
+    features ``(N, w)``; mass ``(N, 1)``: quadrature weights, 0 of points that say nothing. nodes: of all samples, as
+    many of each; a node is compared with those of its own sample.
     """
     weight = mass[pairs.point] * pairs.hat
     total = features.new_zeros(nodes, 1).index_add(0, pairs.node, weight)
     given = features.new_zeros(nodes, features.shape[1]).index_add(
         0, pairs.node, weight * kernel(pairs.offset) * features[pairs.point])
-    faint = FAINT * total.sum() / nodes + torch.finfo(total.dtype).tiny
-    return given / (total + faint), total / (total + total.sum() / nodes + torch.finfo(total.dtype).tiny)
+    mean = total.view(samples, -1).mean(1).repeat_interleave(nodes // samples)[:, None]
+    tiny = torch.finfo(total.dtype).tiny
+    return given / (total + FAINT * mean + tiny), total / (total + mean + tiny)
 
 
 def to_points(tokens: Tensor, pairs: Corners, kernel: Kernel, points: int) -> Tensor:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.adapter import DomainAdapter, Sample, Windows
+from sciml.packing import alike
 from sciml.tokens import HeadSpec, Outputs, Target, TokenBatch
 
 
@@ -85,3 +88,15 @@ def close(one: Tensor, two: Tensor, tolerance: float) -> float | None:
     scale = max(float(two.detach().abs().max()) if two.numel() else 0.0, 1e-12)
     off = float((one - two).detach().abs().max()) / scale if two.numel() else 0.0
     return None if off <= tolerance else off
+
+
+def of_one_shape(adapter: DomainAdapter, windows: Windows, number: int, count: int) -> list[Sample]:
+    """The first samples, at most `count`, that can be batched with the very first."""
+    found: list[Sample] = []
+    for i in range(len(windows)):
+        sample = windows.draw(i, *(np.random.default_rng([0, number, i]) for _ in range(2)))
+        if not found or len(alike([adapter.encode(found[0]), adapter.encode(sample)])) == 1:
+            found.append(sample)
+        if len(found) == count:
+            break
+    return found

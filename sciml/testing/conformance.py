@@ -28,7 +28,7 @@ from sciml.packing import collate, unpack
 from sciml.predictor import Predictor, forward, predictions, truths
 from sciml.recipe import validate
 from sciml.rollout import dump_state, restore_state, rollout
-from sciml.testing.compare import close, difference, own_heads, widened
+from sciml.testing.compare import close, difference, of_one_shape, own_heads, widened
 from sciml.testing.parameters import stir, unusable
 from sciml.tokens import Outputs, State, TokenBatch, TokenSpec, map_tensors
 
@@ -104,8 +104,7 @@ def prepare(domain: str | type[DomainAdapter], stores: Sequence[Store], *, confi
     groups = []
     for number, store in enumerate(stores):
         windows = adapter.open(store, "train")
-        draws = range(min(SAMPLES, len(windows)))
-        groups.append([windows.draw(i, *(np.random.default_rng([0, number, i]) for _ in range(2))) for i in draws])
+        groups.append(of_one_shape(adapter, windows, number, SAMPLES))
     torch.manual_seed(0)
     chosen = validate(OperatorConfig, dict(operator or OPERATOR), where="check_domain operator")
     made = Operator(chosen, {adapter.name: adapter.spec()})

@@ -277,6 +277,21 @@ def test_a_pattern_names_files_in_order(places: Path) -> None:
         find_files(read_source(write(places, files=["t_*", "t_0"])))
 
 
+def test_files_of_one_name_in_several_folders_are_told_apart_by_folder(places: Path) -> None:
+    for folder in ("run1", "run2", "other"):
+        (places / "data" / folder).mkdir(parents=True)
+        (places / "data" / folder / "out.pvd").write_text(folder)
+    (places / "notes.txt").write_text("notes")
+    found = find_files(read_source(write(places, files=["data/run*/out.pvd", "notes.txt"])))
+    assert [f.declared for f in found] == ["run1/out.pvd", "run2/out.pvd", "notes.txt"]
+    with pytest.raises(InputError, match=r"found run1/out.pvd twice"):
+        find_files(read_source(write(places, files=["data/run*/out.pvd", "data/run1/out.pvd"])))
+    (places / "mirror" / "toy").mkdir(parents=True)
+    (places / "mirror" / "toy" / "lost.bin").write_text("one of the two")
+    with pytest.raises(InputError, match=r"found b/lost.bin twice"):
+        find_files(read_source(write(places, files=["a/lost.bin", "b/lost.bin"])))
+
+
 def test_a_missing_file_is_named_with_every_place_searched(places: Path) -> None:
     with pytest.raises(InputError, match=r"toy \[no.bin\]: found no such file \(.*mirror.*cache.*Fix: put it there"):
         find_files(read_source(write(places, files=["no.bin"])))

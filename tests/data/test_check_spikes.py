@@ -111,11 +111,11 @@ def test_counts_are_checked(built: Make, spikes: Make) -> None:
 
 def test_a_domain_without_checks_and_one_whose_checks_fail(built: Make, spikes: Make,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    store = built(spikes().assign_attrs(domain="fields"), split={"by": "group", "seed": None})
+    store = built(spikes().assign_attrs(domain="laboratory"), split={"by": "group", "seed": None})
     assert validate(store) == []
 
     def broken(store: Store) -> list[Any]:
         raise RuntimeError("no")
-    monkeypatch.setattr(registry, "names", lambda group: ("fields",) if group == "sciml.data.checks" else ())
+    monkeypatch.setattr(registry, "names", lambda group: ("laboratory",) if group == "sciml.data.checks" else ())
     monkeypatch.setattr(registry, "find", lambda group, name, *, where="": broken)
-    assert findings(store) == {"domain fields": "error: RuntimeError: no"}
+    assert findings(store) == {"domain laboratory": "error: RuntimeError: no"}

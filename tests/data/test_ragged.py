@@ -38,7 +38,7 @@ def molecules(atoms: tuple[int, ...] = (3, 5, 4, 0, 5)) -> xr.Dataset:
          "element": ("atom", rng.integers(1, 9, total).astype(np.int32), {"role": "event", "units": "1"}),
          "energy": ("frame", rng.normal(size=len(atoms)), {"role": "label", "units": "eV"}),
          "atoms": ("frame", np.array(atoms, np.int32), {"role": "rows", "units": "1", "sample_dimension": "atom"})},
-        coords={"xyz": list("xyz")}, attrs={"domain": "fields", "group_dim": "frame"})
+        coords={"xyz": list("xyz")}, attrs={"domain": "laboratory", "group_dim": "frame"})
 
 
 def parts(array: np.ndarray, rows: Any) -> list[np.ndarray]:

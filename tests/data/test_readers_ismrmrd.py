@@ -320,6 +320,10 @@ def test_headers_are_plain(tmp_path: Path) -> None:
     assert elements("<a><b>x</b><encoding/><encoding><c>2</c></encoding></a>", "a") == {"b": "x", "encoding1/c": "2"}
     with pytest.raises(InputError, match="deep"):
         elements("<a>" * 40 + "</a>" * 40, "a")
+    with pytest.raises(InputError, match="more than 256 letters"):
+        elements(f"<a><{'b' * 257}/></a>", "a")
+    with pytest.raises(InputError, match="document type"):
+        elements('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "a")
     with pytest.raises(InputError, match="MiB"):
         elements(b" " * (17 << 20), "a")
 

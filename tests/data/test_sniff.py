@@ -110,7 +110,7 @@ def test_units_of_netcdf_are_read_and_kept(tmp_path: Path) -> None:
     guess = sniff(tmp_path / "a.nc")
     assert guess.variables[0].unit == "m s-1"
     assert (guess.axes["time"].unit, guess.axes["x"].unit) == ("s", "m")
-    assert guess.missing == ("periodicity of axis x: give its period if it wraps around",)
+    assert guess.missing == ("periodicity of axis x: give its period if it wraps around, else options.boundaries",)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -166,7 +166,12 @@ def test_films_and_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     images = {"t1": "{subject}_t1.nii", "t2": "{subject}_t2.nii"}
     with pytest.raises(InputError, match=r"a_t2.nii \[time\]: found frames up to 0.1 s; expected 0.08 s"):
         stored(tmp_path / "y", images=images)
+    nifti(tmp_path / "y/a_t2.nii", noise(3), 40.0, "unknown")
+    with pytest.raises(InputError, match=r"a_t2.nii \[time\]: found pixdim\[4\] 40, unit unknown"):
+        stored(tmp_path / "y", images=images)
     nifti(tmp_path / "y/a_t2.nii", noise(3))
+    with pytest.raises(InputError, match="step_s is the step of frames that are points of time"):
+        stored(tmp_path / "y", images=images, frames="groups", step_s=0.1)
     with pytest.raises(InputError, match=r"b_t2.nii \[shape\]: found 2 frames; expected 3"):
         stored(tmp_path / "y", images=images)
 
@@ -206,3 +211,9 @@ def test_wrong_times_and_sizes_of_films_are_found(built: Callable[..., Store]) -
     keys = {finding.key for finding in validate(built(data.assign(size=size), "size", split={
         "by": "fold", "folds": 4}))}
     assert "size" in keys
+    count, first = data["frame_count"].copy(), int(data["voxel_count"].values[:3].sum())
+    rows = data["voxel_count"].copy()
+    count.values[3] = rows.values[3] = 0
+    none = data.isel(frame=slice(9), voxel=slice(first)).assign(frame_count=count, voxel_count=rows)
+    found = {finding.key: finding.found for finding in validate(built(none, "none", split={"by": "fold", "folds": 4}))}
+    assert found["frame_time"] == "1, first subject 3 (phantom_3): []"

@@ -252,6 +252,7 @@ def test_what_sniff_writes_of_a_file_and_of_folders_can_be_built(tmp_path: Path)
         assert store.meta.groups == 3
         assert "structure" not in store.meta.axes or list(store.members("structure")) == wanted
         assert any("options.structures" in text for text in found.missing) == bool(wanted)
+        assert any("frames: time makes them points of time" in text for text in found.notes) == (name == "film.nii")
 
 
 def test_a_file_without_orientation_is_read_as_the_options_say(tmp_path: Path) -> None:

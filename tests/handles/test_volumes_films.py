@@ -116,6 +116,9 @@ def test_frames_are_refused_where_none_were_seen_or_nobody_says_when(tmp_path: P
         segment(predictor_of(frames=False), written(tmp_path / "a.nii", image()), tmp_path / "b.nii")
     with pytest.raises(InputError, match=r"a.nii \[time\]: found pixdim\[4\] 40, unit unknown.*set_xyzt_units"):
         segment(predictor_of(), written(tmp_path / "a.nii", image(), "unknown"), tmp_path / "b.nii")
+    told = segment(predictor_of(), tmp_path / "a.nii", tmp_path / "b.nii", step_s=0.5)
+    assert sorted({one.time_s for one in told}) == [0.0, 0.5, 1.0, 1.5, 2.0]
+    (tmp_path / "b.nii").unlink()
     broken = image().astype(np.float32)
     broken[2, 3, 4, 1] = np.nan
     with pytest.raises(InputError, match=r"voxel \(2, 3, 4, 1\)"):

@@ -100,6 +100,18 @@ def test_packed_samples_are_each_alone(operator: Operator) -> None:
     torch.testing.assert_close(both[:, 30:], answer(operator, second), rtol=1e-6, atol=1e-9)
 
 
+def test_how_much_another_sample_says_is_not_heard(operator: Operator) -> None:
+    """A node is faint beside those of its own sample, whatever is observed of the others in the batch."""
+    first, second = cloud(30), cloud(45, seed=3)
+    observed = torch.zeros(1, 45, 1, dtype=torch.bool)
+    observed[:, :4] = True
+    second = replace(second, observed=observed, values=second.values.masked_fill(~observed, 0.0))
+    first = replace(first, observed=torch.ones(1, 30, 1, dtype=torch.bool))
+    both = answer(operator, collate([first, second]))
+    torch.testing.assert_close(both[:, :30], answer(operator, first), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(both[:, 30:], answer(operator, second), rtol=1e-6, atol=1e-9)
+
+
 def test_a_query_changes_nothing_elsewhere(operator: Operator) -> None:
     """A point where nothing is observed is answered and doesn't speak."""
     batch = cloud(30)

@@ -67,6 +67,7 @@ def check(store: Store) -> Iterator[Finding]:
         yield Finding("error", "domain fields", f"states on {told}", "at least one state, all on one lattice of space, "
                       "or of points", "leave variables out, or options: {flatten: DIMENSION} to make variables of them")
         return
+    yield from _parts(store)
     yield from _axes(store, lattices[0])
     yield from _ends(store)
     yield from _vectors(store)
@@ -86,11 +87,20 @@ def check(store: Store) -> Iterator[Finding]:
 def _places(store: Store, dims: tuple[str, ...]) -> list[str]:
     """The dimensions of space, or the one of points, which have coordinates ``point_x`` and so on."""
     axes, coords = store.meta.axes, store.lazy().coords
-    return [dim for dim in dims if axes[dim].kind == "space" or f"{dim}_x" in coords]
+    return [dim for dim in dims if (dim in axes and axes[dim].kind == "space") or f"{dim}_x" in coords]
 
 
 def _name(store: Store, group: int) -> str:
     return f"{store.meta.group_dim} {group}"
+
+
+def _parts(store: Store) -> Iterator[Finding]:
+    """Parts of the split in which no state follows another one."""
+    for split in SPLITS if "time" in store.meta.axes else ():
+        blocks = store.meta.splits.of(split)
+        if blocks and all(block.stop - block.start < 2 for block in blocks):
+            yield Finding("error", "splits", f"1 time step in every trajectory of {split}", "a state and the next one",
+                          f"a larger share for {split} in the source file, or split: {{by: group}}")
 
 
 def _axes(store: Store, dims: tuple[str, ...]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ class Seen:
     tallies: dict[str, Tally] = field(default_factory=lambda: {
         "size": Tally("as many voxels as the subject has rows"),
         "brick": Tally("a whole number of at least 1"),
-        "frame_time": Tally("ascending seconds, one for each frame"),
+        "frame_time": Tally("ascending seconds, one for each frame, at least one"),
         "affine": Tally("4 × 4 numbers, axes at right angles, spacings above 0"),
         "spacing": Tally(f"{SMALLEST_MM:g} to {LARGEST_MM:g} mm", "warning"),
         "label": Tally("whole numbers that have a name in the coordinate structure, NaN where not known"),
@@ -89,14 +89,14 @@ def _grid(store: Store, subject: int, seen: Seen) -> None:
     name, here = _name(store, subject), np.ones(1, bool)
     raw, rows = store.read("size", subject), int(store.rows("voxel")[subject])
     shape = size(store, subject) if np.isfinite(raw).all() else (0, 0, 0)
-    when, voxels = times(store, subject), int(np.prod(shape))
-    counts = {"voxel": (rows, voxels * (len(when) if FRAME in store.meta.ragged else 1))}
+    when, voxels, timed = times(store, subject), int(np.prod(shape)), FRAME in store.meta.ragged
+    counts = {"voxel": (rows, voxels * (len(when) if timed else 1))}
     if PLACE in store.meta.ragged:
         counts[PLACE] = int(store.rows(PLACE)[subject]), voxels
     wrong = min(shape) < 1 or any(a != b for a, b in counts.values()) or not np.array_equal(raw, shape)
     seen.tallies["size"].add(here & wrong, lambda _: f"{name}: {raw.tolist()}, {rows} rows")
-    seen.tallies["frame_time"].add(here & (not np.isfinite(when).all() or bool((np.diff(when) <= 0).any())),
-                                   lambda _: f"{name}: {when.tolist()}"[:120])
+    untimely = timed and (not len(when) or not np.isfinite(when).all() or bool((np.diff(when) <= 0).any()))
+    seen.tallies["frame_time"].add(here & untimely, lambda _: f"{name}: {when.tolist()}"[:120])
     brick = float(store.read("brick", subject))
     seen.tallies["brick"].add(here & (not brick >= 1 or brick != np.rint(brick)), lambda _: f"{name}: {brick:g}")
     matrix = affine(store, subject)

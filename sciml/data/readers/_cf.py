@@ -66,7 +66,11 @@ def from_cf(dataset: xr.Dataset, where: str, source: Any, *, format: str, chunk_
     """Canonical data set: fields if a variable that varies in time has a space axis (or nothing varies in time), else
     series. `dataset` is opened lazily with undecoded times. Raises `InputError` for dimensions of unknown meaning."""
     wanted = {spec.key or name for name, spec in source.variables.items()} if source is not None else set()
-    dataset, notes = _drop_helpers(_flattened(dataset, source, where), wanted)
+    told = source.options.get("flatten", ()) if source is not None else _uneven(dataset)
+    dataset, notes = _drop_helpers(_flattened(dataset, told, where), wanted)
+    if source is None and told:
+        notes.append(f"not all fields have {', '.join(map(str, told))}: each of its entries is read as a variable "
+                     "(options.flatten); or leave out the ones without it")
     kinds = {dim: kind_of(dataset, dim, source) for dim in dataset.sizes}
     unknown = [str(dim) for dim, kind in kinds.items() if kind is None]
     if source is not None and unknown:
@@ -91,13 +95,28 @@ def from_cf(dataset: xr.Dataset, where: str, source: Any, *, format: str, chunk_
     missing = [f"meaning of dimension {dim}: list it under axes with its kind, or as options.group" for dim in unknown]
     if (chosen or ("fields" if fields else "series")) == "fields":
         found = _fields(dataset, where, time, group, space, format, notes, missing)
+        if source is None and told:
+            found.attrs["flatten"] = list(map(str, told))
         return _with_vectors(found, {str(kinds[dim]): str(dim) for dim in space})
     return _series(dataset, where, time, group, space, format, notes, missing)
 
 
-def _flattened(dataset: xr.Dataset, source: Any, where: str) -> xr.Dataset:
-    """Each entry of the dimensions `flatten` names as a variable: by its coordinate, else by its number."""
-    told = source.options.get("flatten", ()) if source is not None else ()
+def _uneven(dataset: xr.Dataset) -> list[Hashable]:
+    """Vertical dimensions that some of the fields that vary in time have and others lack."""
+    kinds = {dim: kind_of(dataset, dim, None) for dim in dataset.sizes}
+    moving = [set(item.dims) for item in dataset.data_vars.values()
+              if item.dtype.kind in "biuf" and {"time", "x", "y"} <= {kinds[dim] for dim in item.dims}]
+    return [dim for dim, kind in kinds.items() if kind == "z" and 0 < sum(dim in dims for dims in moving) < len(moving)]
+
+
+def flattened(found: xr.Dataset) -> dict[str, Any]:
+    """The option by which a build reads what was flattened while the file was looked at."""
+    dims = found.attrs.get("flatten", [])
+    return {"flatten": dims[0] if len(dims) == 1 else dims} if dims else {}
+
+
+def _flattened(dataset: xr.Dataset, told: str | Sequence[Hashable], where: str) -> xr.Dataset:
+    """Each entry of the dimensions `told` as a variable: by its coordinate, else by its number."""
     for dim in (told,) if isinstance(told, str) else told:
         if dim not in dataset.sizes:
             raise InputError(where, key="options.flatten", found=repr(dim),

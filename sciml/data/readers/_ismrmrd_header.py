@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from sciml.errors import InputError
 
-MOST_BYTES, DEEPEST = 16 << 20, 32
+MOST_BYTES, DEEPEST, LONGEST = 16 << 20, 32, 256
 HEADER = "ismrmrd_header"
 Elements = Mapping[str, str]
 """Texts by path without the root and without namespaces, the n-th ``encoding`` as ``encoding<n>``, from 0."""
@@ -42,7 +42,7 @@ def elements(text: str | bytes, where: str) -> Elements:
     {'encoding0/trajectory': 'epi'}
     """
     raw = text.encode() if isinstance(text, str) else bytes(text)
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     path: list[str] = []
     encodings = 0
 
@@ -55,13 +55,12 @@ def elements(text: str | bytes, where: str) -> Elements:
         name = name.rpartition(":")[2]
         if len(path) == 1 and name == "encoding":
             name, encodings = f"encoding{encodings}", encodings + 1
-        if len(path) >= DEEPEST:
-            raise refuse(f"elements more than {DEEPEST} deep")
+        if len(path) >= DEEPEST or len(name) > LONGEST:
+            raise refuse(f"elements more than {DEEPEST} deep, or names of more than {LONGEST} letters")
         path.append(name)
 
     def told(text: str) -> None:
-        key = "/".join(path[1:])
-        found[key] = found.get(key, "") + text
+        found.setdefault("/".join(path[1:]), []).append(text)
 
     def no_type(*_: object) -> None:
         raise refuse("a document type")
@@ -76,7 +75,7 @@ def elements(text: str | bytes, where: str) -> Elements:
         parser.Parse(raw, True)
     except expat.ExpatError as error:
         raise refuse(str(error)) from None
-    return {key: text.strip() for key, text in found.items() if text.strip()}
+    return {key: text for key, parts in found.items() if (text := "".join(parts).strip())}
 
 
 def space(header: Elements, name: str, where: str, encoding: int = 0) -> Space:

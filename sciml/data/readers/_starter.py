@@ -87,16 +87,16 @@ def _axes(guess: Guess) -> Iterator[str]:
         entries = [f"kind: {axis.kind}", f"unit: {_text(axis.unit)}"]
         entries += [f"period: {_text(axis.period)}"] if axis.kind == "space" else []
         entries += ["reverse: true"] if _reversed(guess, name) else []
-        yield f"  {name}: {{{', '.join(entries)}}}" + _remark(axis)
+        yield f"  {name}: {{{', '.join(entries)}}}" + _remark(guess, name, axis)
 
 
 def _reversed(guess: Guess, name: str) -> bool:
     return f"axis {name} is reversed (descending)" in guess.suspicious
 
 
-def _remark(axis: AxisGuess) -> str:
+def _remark(guess: Guess, name: str, axis: AxisGuess) -> str:
     wanted = [] if axis.unit else ["unit"]
-    if axis.kind == "space" and axis.period is None:
+    if any(text.startswith(f"periodicity of axis {name}:") for text in guess.missing):
         wanted.append("period, if the axis wraps around")
     return f"{FILL} {', '.join(wanted)}" if wanted else ""
 
@@ -108,6 +108,6 @@ def _split(guess: Guess) -> str:
                 "of several files with options parts: [train, test]")
     if usual:
         return f"split: {usual}"
-    if guess.axes[guess.group_dim].size < 3:
+    if guess.axes[guess.group_dim].size < 3 and "time" in guess.axes:
         return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}"
     return "split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}"

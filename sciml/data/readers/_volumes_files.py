@@ -132,8 +132,8 @@ def _fitting(known: Mapping[str, str], text: str, suffixes: Sequence[str], key: 
 
 
 def _expression(text: str) -> str:
-    """A regular expression of a pattern with {subject}, {person} and ``*``; without {subject}, the first ``*`` is "
-    "it."""
+    """A regular expression of a pattern with {subject}, {person} and ``*``; without {subject}, the first ``*`` is it.
+    """
     if "{subject}" not in text:
         text = text.replace("*", "{subject}", 1) if "*" in text else "{subject}" + text
     seen: set[str] = set()
@@ -218,12 +218,14 @@ def film_of(case: Case, images: Mapping[str, Sequence[Scan]], label: Sequence[Sc
     for name, scans in images.items():
         _same_count(case.images[name], len(scans), most, f"{most}, as many as the other images of {case.name} have")
     times = seconds(next(iter(images.values())))
-    if any(time != time for time in times):
-        raise InputError(next(iter(case.images.values())), key="time", found=getattr(images[next(iter(images))][0],
-                         "clock", "nothing"), expected="the time between frames in s, ms or µs",
-                         fix="options: {step_s: …}, or correct the header: image.header.set_zooms((…, step)); "
-                             "image.header.set_xyzt_units('mm', 'sec')")
     for name, scans in images.items():
+        if any(time != time for time in seconds(scans)):
+            clock = getattr(scans[0], "clock", "")
+            header = ", or correct the header: image.header.set_zooms((…, step)); " \
+                     "image.header.set_xyzt_units('mm', 'sec')" if clock else ""
+            raise InputError(case.images[name], key="time", found=clock or "nothing",
+                             expected="the time between frames in s, ms or µs",
+                             fix=f"options: {{step_s: …}} of a source, --step-s … of sciml segment{header}")
         if max(abs(a - b) for a, b in zip(times, seconds(scans))) > APART * max(times[-1] / max(most - 1, 1), 1e-9):
             raise InputError(case.images[name], key="time", found=f"frames up to {seconds(scans)[-1]:g} s",
                              expected=f"{times[-1]:g} s, as {next(iter(case.images.values()))} has",

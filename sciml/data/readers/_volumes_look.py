@@ -77,13 +77,15 @@ def look(paths: Sequence[str], options: Mapping[str, Any], scans: Scans, suffixe
     found = volumes.structures_in(labels) if labels and not chosen.structures else ()
     if len(subjects[0].images) == 1:
         told.setdefault("modality", next(iter(subjects[0].images)))
+    notes = []
     if len(subjects) > len(cases):
         told["frames"] = "groups"
+        notes.append("4-D images: each frame is a subject of its own; frames: time makes them points of time of one")
     if found:
         told["structures"] = list(found)
         missing.append(f"names of structures: options.structures, of {len(labels)} of "
                        f"{sum(s.label is not None for s in subjects)} label maps that were read")
     made = volumes.dataset(subjects, chosen.model_copy(update={"structures": tuple(found) or chosen.structures}),
-                           format=format, where=paths[0], mask=True, missing=missing)
+                           format=format, where=paths[0], mask=True, missing=missing, notes=notes)
     told.setdefault("unit", chosen.unit)
     return guess(made, paths[0], options=told, limit_bytes=limit_bytes)

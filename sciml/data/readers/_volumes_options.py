@@ -2,8 +2,8 @@
 
     options:
       modality: mri                                # name of the image; of several: images
-      images: {t1: "{subject}_t1.nii.gz", t2: t2}  # by modality: a folder, or a pattern of paths below the source's
-      folder labels: "{subject}_seg.nii.gz"               # likewise; a folder labels or labelsTr is found without
+      images: {t1: "{subject}_t1.nii.gz", t2: t2}  # by modality: a folder or pattern below the folder that is named
+      labels: "{subject}_seg.nii.gz"               # likewise; a folder labels or labelsTr is found without
       structures: [background, liver, tumour]      # by label value
       ignore: 255                                  # a label value that says nothing
       unit: HU                                     # of all images, or by modality: {ct: HU}
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from sciml.data.bricks import BRICK
 from sciml.recipe import Section, validate
@@ -68,6 +68,12 @@ class VolumeOptions(Section):
     orientation: str | None = None
     brick: int = Field(default=BRICK, ge=4, le=128)
     select: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _timed(self) -> VolumeOptions:
+        if self.step_s is not None and self.frames != "time":
+            raise ValueError("step_s is the step of frames that are points of time: add frames: time")
+        return self
 
     def unit_of(self, modality: str) -> str:
         return self.unit if isinstance(self.unit, str) else self.unit.get(modality, "1")

@@ -169,7 +169,7 @@ def _missing(dataset: xr.Dataset, variables: tuple[VariableGuess, ...], axes: Ma
         if axis.unit is None:
             yield f"unit of axis {name}"
         if axis.kind == "space" and axis.period is None and "bounded" not in dataset[name].attrs:
-            yield f"periodicity of axis {name}: give its period if it wraps around"
+            yield f"periodicity of axis {name}: give its period if it wraps around, else options.boundaries"
     for dim in ("variate", "covariate", "static"):
         if f"{dim}_unit" in dataset.coords:
             for label, unit in zip(dataset[dim].values, dataset[f"{dim}_unit"].values):

@@ -76,6 +76,9 @@ class Mesh:
         points = "point" in found.dims and "units" not in found["point_x"].attrs
         missing = ("options.length_unit: the unit of the points' places",) if points else ()
         found.attrs["missing"] = (*missing, *found.attrs["missing"])
+        if kind not in SERIES:
+            found.attrs["notes"] = (*found.attrs["notes"], "one frame; if it is one of several, list them all under files "
+                                    "(out_*.vtu) and say what they are: options: {stack: time}, or trajectory")
         return guess(found, path, options={"length_unit": None} if points else {}, limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:

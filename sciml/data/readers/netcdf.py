@@ -13,7 +13,7 @@ from typing import Any
 import xarray as xr
 
 from sciml.data.files import head, local_path, open_bytes, size_of
-from sciml.data.readers._cf import from_cf
+from sciml.data.readers._cf import flattened, from_cf
 from sciml.data.readers._combine import combine, options_of
 from sciml.data.readers._lattice import is_netcdf4
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
@@ -37,7 +37,8 @@ class NetCDF:
             with open_hdf5(path) as file:
                 if not is_netcdf4(file):
                     return None
-        return guess(self.read([path], None), path, limit_bytes=limit_bytes)
+        found = self.read([path], None)
+        return guess(found, path, options=flattened(found), limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """Fields ``(trajectory, time, x…)`` or series ``(series, time, variate)``, lazily."""

@@ -60,7 +60,7 @@ PLUGIN = Smiles()
 def _are_smiles(lines: Sequence[bytes]) -> bool:
     """Whether every line begins with a SMILES, at most a name behind it."""
     words = [line.decode("utf-8", "replace").split() for line in lines]
-    if not all(len(line) <= 4 and len(line[0]) <= 1000 and LETTERS.fullmatch(line[0]) for line in words):
+    if not all(1 <= len(line) <= 4 and len(line[0]) <= 1000 and LETTERS.fullmatch(line[0]) for line in words):
         return False
     chem = rdkit("SMILES")
     return all(chem.MolFromSmiles(line[0]) is not None for line in words)

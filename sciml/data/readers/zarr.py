@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 
 from sciml.data.files import filesystem, is_folder
-from sciml.data.readers._cf import from_cf
+from sciml.data.readers._cf import flattened, from_cf
 from sciml.data.readers._combine import combine, options_of
 from sciml.data.readers.guess import SAMPLE_BYTES, Guess, guess
 from sciml.data.safety import limits_of
@@ -32,7 +32,8 @@ class Zarr:
         fs, root = filesystem(path)
         if not any(fs.exists(f"{root}/{name}") for name in ("zarr.json", ".zgroup", ".zmetadata")):
             return None
-        return guess(self.read([path], None), path, limit_bytes=limit_bytes)
+        found = self.read([path], None)
+        return guess(found, path, options=flattened(found), limit_bytes=limit_bytes)
 
     def read(self, paths: Sequence[str], source: Any) -> xr.Dataset:
         """Fields ``(trajectory, time, x…)`` or series ``(series, time, variate)``, lazily."""

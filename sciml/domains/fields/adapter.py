@@ -73,10 +73,6 @@ class Fields:
             return self
         learnt = contracts.learn(store, self.datasets)
         project.checked(store, learnt, self.config.project)
-        if learnt.scattered and self.datasets and not any(each.scattered for each in self.datasets.values()):
-            raise InputError(store.url, key=learnt.names[0], found="scattered points",
-                             expected=f"grids, as {', '.join(self.datasets)}",
-                             fix="pretrain with a data set on points among the others: stem and head then know both")
         datasets = {**self.datasets, meta.dataset: learnt}
         if learnt.steady:
             return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
@@ -135,7 +131,8 @@ class Fields:
         """The state at the first time; asked for: the state one lead later, the truth where the sample has it.
 
         values ``(1, *space, C)``; what isn't finite or is masked is unobserved, and doesn't count in the target. The
-        sample's attribute ``split``: the answer in two jumps is asked for, too (`sciml.domains.fields.trust`).
+        sample's attribute ``split``: the answer in two jumps is asked for, too (`sciml.domains.fields.trust`), which
+        raises `InputError` where half the lead wasn't trained.
         """
         given, known = self._encoded(sample)
         batch, target = given.batch, self._ask(given.batch)
@@ -146,6 +143,8 @@ class Fields:
             if known.steady or given.later:
                 raise InputError(batch.sources, key=SPLIT, found="no time, or forcings that vary in it",
                                  expected="an autonomous equation", fix="ask for the direct answer alone")
+            if not self.config.any_dt:
+                contracts.check_lead(known, self._leads(batch)[0] / 2, self.config.leads, batch.sources)
             asked[SPLIT] = replace(target, baseline=batch.values, scale=torch.ones_like(target.scale), spectrum=None)
         return replace(batch, targets=asked)
 
@@ -272,7 +271,7 @@ class Fields:
         asked = [direct("one_step", first)]
         asked += [direct(f"direct_{lead}", lead) for lead in config.asked if first < lead < longest]
         half = trust.splittable(config.leads, blocks)
-        if half is not None and not any(store.meta.evolves(n) for n in store.meta.of_role("forcing")):
+        if half is not None and not any(store.meta.evolves(n) for n in contracts.given_cells(store.meta)):
             jumps = direct("trust", 2 * half)
             asked.append(replace(jumps, windows=trust.Halved(jumps.windows)))
         steps = min(config.rollout_steps, longest - 1)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sciml.data import units
-from sciml.data.schema import Moments, Variable
+from sciml.data.schema import Moments, StoreMeta, Variable
 from sciml.data.store import Store
 from sciml.domains.fields import mesh
 from sciml.domains.fields.config import Contract, GridAxis, Leads, Scaling, allowed, described, shortest
@@ -54,14 +54,19 @@ def learn(store: Store, known: Contracts) -> Contract:
     dt, time_unit = meta.dt or 1.0, "1" if steady or clock is None else clock.unit
     length, time = _references(known, axes[0], side, time_unit, dt, steady)
     parameters = [n for role in ("parameter", "boundary") for n in meta.of_role(role)]
-    forcings = [*meta.of_role("forcing"), *meta.of_role("covariate")]
 
     def scalings(kind: str, names: Sequence[str]) -> dict[str, Scaling]:
         return {n: _scaling(store, known, kind, n, meta.variables[n], meta.moments[n]) for n in names}
 
     return Contract(axes=axes, dt=dt, time_unit=time_unit, length=length, time=time, spacing=spacing, steady=steady,
-                    states=scalings("states", meta.of_role("state")), forcings=scalings("forcings", forcings),
+                    states=scalings("states", meta.of_role("state")),
+                    forcings=scalings("forcings", given_cells(meta)),
                     parameters=scalings("parameters", parameters), masks=meta.of_role("mask"))
+
+
+def given_cells(meta: StoreMeta) -> tuple[str, ...]:
+    """What is known of every cell: variables with the role of a forcing or covariate."""
+    return *meta.of_role("forcing"), *meta.of_role("covariate")
 
 
 def layout(store: Store) -> tuple[str, ...]:
@@ -169,14 +174,19 @@ def lead_time(contract: Contract, sample: xr.Dataset, leads: Leads, any_dt: bool
     lead = float(times[1] - times[0]) * ratio if len(times) > 1 else lead
     if lead <= 0:
         raise InputError(where, key="time", found=times[:3].tolist(), expected="ascending times", fix="sort by time")
+    if not any_dt:
+        check_lead(contract, lead, leads, where)
+    return lead
+
+
+def check_lead(contract: Contract, lead: float, leads: Leads, where: object) -> None:
+    """Raises `InputError` for a lead, in the contract's unit of time, that wasn't trained."""
     steps = lead / contract.dt
-    whole = max(round(steps), 1)
-    nearest = min(leads, key=lambda n: abs(steps - n)) if isinstance(leads, tuple) else whole
-    if not any_dt and (abs(steps - nearest) > 1e-3 * max(steps, 1) or not allowed(leads, nearest)):
+    nearest = min(leads, key=lambda n: abs(steps - n)) if isinstance(leads, tuple) else max(round(steps), 1)
+    if abs(steps - nearest) > 1e-3 * max(steps, 1) or not allowed(leads, nearest):
         raise InputError(where, key="time", found=f"a lead of {lead:g} {contract.time_unit}",
                          expected=f"{described(leads)} of {contract.dt:g} {contract.time_unit}",
                          fix="resample in time, train with that lead (domains.fields.leads), or set any_dt: true")
-    return lead
 
 
 def whole_steps(lead: float, dt: float) -> float:

@@ -55,14 +55,14 @@ def band_rmse(prediction: np.ndarray, truth: np.ndarray, rank: int) -> dict[str,
     """``√(Σ_{|k| in band} |p̂ − t̂|²)`` in the unit, for `BANDS`; their squares add up to the squared rmse (Parseval).
 
     Of fields on an even grid, whether periodic or not, as PDEBench's fRMSE, which averages shells instead (Takamoto et
-    al., NeurIPS 2022, §B). NaN where the truth isn't known throughout.
+    al., NeurIPS 2022, §B). NaN where the truth isn't known throughout; bands beyond the grid are left out.
     """
     error = np.asarray(prediction - truth, np.float64)
     power = np.abs(np.fft.fftn(error, axes=range(-rank, 0), norm="forward")) ** 2
     waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in error.shape[-rank:]), indexing="ij")
     shell = np.sqrt(sum(w**2 for w in waves))
-    return {name: np.sqrt(power[..., (shell >= low) & (shell < (np.inf if high is None else high))].sum(-1))
-            for name, (low, high) in BANDS.items()}
+    inside = {name: (shell >= low) & (shell < (high or np.inf)) for name, (low, high) in BANDS.items()}
+    return {name: np.sqrt(power[..., own].sum(-1)) for name, own in inside.items() if own.any()}
 
 
 class Flow:

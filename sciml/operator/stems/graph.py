@@ -60,9 +60,10 @@ class GraphStem(nn.Module):
         mass = points.weights().expand(len(batch.values), -1)
         if batch.observed is not None:
             mass = mass * batch.observed.expand_as(batch.values).any(-1)
-        nodes = int(torch.tensor(latent.counts).prod()) * len(latent.origin)
+        samples = len(latent.origin)
+        nodes = int(torch.tensor(latent.counts).prod()) * samples
         gathered, share = to_nodes(features.flatten(0, 1), mass.reshape(-1, 1), corners_of(points, latent), self.kernel,
-                                   nodes)
+                                   nodes, samples)
         tokens = self.patch.widen(gathered) + share * self.mass
         return tokens.view(len(latent.origin), *latent.counts, -1), (features,)
 

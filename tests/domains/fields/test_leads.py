@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciml.chains import Going, chain_of, cut, reach
-from sciml.data.schema import Block
+from sciml.data.schema import Block, Variable
+from sciml.data.store import write_store
 from sciml.domains.fields import spectral
 from sciml.domains.fields.adapter import Fields
 from sciml.domains.fields.trust import across, error_estimate
@@ -210,6 +212,32 @@ def test_two_jumps_are_what_a_rollout_makes(wave_store: Make, power: float) -> N
     np.testing.assert_allclose(answer["u"].values, direct["u"].values, atol=1e-5)
     np.testing.assert_allclose(answer["u_split"].values[0], stepped["u"].values[1], atol=1e-4)
     assert error_estimate(answer) > 0
+
+
+def test_two_jumps_of_a_lead_that_was_not_trained_are_refused(wave_store: Make) -> None:
+    store = wave_store((16, 12))
+    start = Fields.create({}).fit(store).starts(store, "test")[0].isel(time=[0])
+    for leads, lead in (([1, 3], 1.5), ([1, 2], 0.5)):
+        asked = start.assign_attrs(lead_time=lead, split=1)
+        with pytest.raises(InputError, match="a lead of"):
+            Fields.create({"leads": leads}).fit(store).encode(asked)
+        known = Fields.create({"leads": leads, "any_dt": True}).fit(store).encode(asked)
+        assert set(known.targets) == {"state", "split"}
+
+
+def test_trust_is_not_asked_where_what_is_known_of_cells_varies_in_time(wave_data: Make, tmp_path: Path) -> None:
+    """Of forcings as of covariates: two jumps would need them in between."""
+    for role in ("forcing", "covariate"):
+        data, draft = wave_data((16, 12), dataset=role)
+        moving = data["force"].expand_dims(time=data["time"]).transpose("trajectory", "time", "x", "y")
+        described = Variable(role=role, unit="m/s2", dims=("time", "x", "y"))
+        store = write_store(data.assign(force=moving), replace(draft, variables={**draft.variables, "force": described}),
+                            tmp_path / f"{role}.zarr")
+        adapter = Fields.create({"leads": [1, 2]}).fit(store)
+        questions = adapter.questions(store, "test")
+        assert "trust" not in [question.name for question in questions]
+        for question in questions:
+            adapter.encode(question.windows.draw(0, RNG(0), RNG(0)))
 
 
 def test_trust_is_asked_where_several_leads_were_trained(wave_store: Make) -> None:

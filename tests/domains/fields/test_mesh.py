@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+from finetune.workflow import extend
 from pretrain.workflow import new_predictor, pretrain
 from sciml.data.build import build
 from sciml.data.check import validate
@@ -17,6 +18,7 @@ from sciml.data.source import SourceSpec
 from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.evaluate import evaluate
+from sciml.export.step import form_of
 from sciml.predictor import Predictor
 from sciml.recipe import Recipe
 from tests.e2e import tiny
@@ -105,16 +107,23 @@ def test_training_on_points_beats_persistence(store: Store, tmp_path: Path) -> N
 
 def test_one_operator_for_grids_and_points(store: Store, tmp_path: Path) -> None:
     grid = made(tmp_path, "advection", **GRID)
-    both = new_predictor(recipe(store, grid), [store, grid])
-    for own in (store, grid):
-        windows = both.adapter("fields").open(own, "test")
-        assert "tracer" in both.predict(windows.draw(0, *DRAWS))
+    for order in ([store, grid], [grid, store]):
+        both = new_predictor(recipe(*order), order)
+        for own in order:
+            windows = both.adapter("fields").open(own, "test")
+            assert "tracer" in both.predict(windows.draw(0, *DRAWS))
 
 
 def test_a_checkpoint_of_grids_alone_refuses_points(store: Store, tmp_path: Path) -> None:
     grid = tiny.navier_stokes(tmp_path / "ns.zarr", trajectories=3, frames=3)
-    with pytest.raises(InputError, match="pretrain with a data set on points"):
-        new_predictor(recipe(grid), [grid]).adapter("fields").fit(store)
+    with pytest.raises(InputError, match="pretrain with this store"):
+        extend(new_predictor(recipe(grid), [grid]), store, recipe(store))
+
+
+def test_a_step_between_points_is_not_exported(store: Store, predictor: Predictor) -> None:
+    start = predictor.adapter("fields").starts(store, "test")[0]
+    with pytest.raises(InputError, match="found scattered points; expected a grid"):
+        form_of(predictor, predictor.adapter("fields").initial(start))
 
 
 def test_points_without_places_are_refused(store: Store, predictor: Predictor) -> None:

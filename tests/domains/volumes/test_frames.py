@@ -47,10 +47,12 @@ def sample_of(image: np.ndarray, affine: np.ndarray = AFFINE, times: Any = TIMES
     ({"segment": {"head": "lattice"}}, True), ({"segment": {"head": "lattice"}}, False),
     ({"masked": {"head": "lattice", "scales": [2]}}, True),
     ({"restore": {"head": "lattice", "measurement": "scan", "cascades": 2,
-                  "options": {"acceleration": 2, "coils": 2, "centre": 0.1}}}, True)],
-    ids=["segment", "segment_one_answer", "masked", "restore_scan"])
+                  "options": {"acceleration": 2, "coils": 2, "centre": 0.1}}}, True),
+    ({"restore": {"head": "lattice", "measurement": "projections", "cascades": 2, "options": {"angles": 9}}}, True)],
+    ids=["segment", "segment_one_answer", "masked", "restore_scan", "restore_projections"])
 def test_every_task_keeps_the_contract_with_frames(task: dict[str, Any], moving: bool, tmp_path: Path) -> None:
-    check_domain("volumes", [films_store(tmp_path, moving=moving)], config={**PLAIN, "task": task}, operator=OPERATOR)
+    store = films_store(tmp_path, moving=moving, unit="HU")
+    check_domain("volumes", [store], config={**PLAIN, "task": task}, operator=OPERATOR)
 
 
 def test_time_is_an_axis_in_seconds_that_is_not_merged(tmp_path: Path) -> None:

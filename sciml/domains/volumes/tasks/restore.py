@@ -183,7 +183,7 @@ class Restore:
     def _observation(self, batch: TokenBatch) -> Observation:
         mm = [float(side) for side in batch.kept[SPACING][0]]
         return cascade.observation_of(batch, measured.KINDS[self.config.measurement][0], measured.options_of(
-            self.config.measurement, self.config.options, batch.lattice, mm))
+            self.config.measurement, self.config.options, batch.lattice[-len(mm):], mm))
 
     def derive(self, batch: TokenBatch, operate: Operate, create_graph: bool) -> Outputs:
         """The whole cascade; of a rollout's state one step."""
