@@ -109,6 +109,8 @@ def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> 
             theirs = rows[kind].get(metric)
             if np.isfinite(ours) and theirs is not None and np.isfinite(theirs):
                 bench.add(Row(metric=f"{name}/{metric}", unit=unit, ours=ours, peer=theirs, peer_name=NAMES[kind]))
+            else:
+                say(f"{name}/{metric}: no row beside {kind}, one isn't finite: ours {ours}, theirs {theirs}")
     for kind, (_, each) in zip(kinds, trainers):
         label = "ours" if kind == "sciml" else kind
         bench.add(Row(metric=f"{name}/parameters/{label}", unit="1", ours=float(common.parameters(each.predictor))))

@@ -62,7 +62,6 @@ class UNet(nn.Module):
         self.lift = nn.ModuleList([transposed(b, a, 2, stride=2) for a, b in itertools.pairwise(widths)])
         self.up = nn.ModuleList([pair(2 * a, a) for a in widths[:-1]])
         self.last = convolution(width, outputs, 1)
-        self.multiple = 2 ** (scales - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = []
@@ -149,18 +148,21 @@ def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store,
 
 @torch.no_grad()
 def validation(trainer: Any, count: int = JUDGED) -> float:
-    """Mean objective of validation samples at the shortest lead (or of steady ones); inf if the model failed."""
+    """Mean objective of validation samples, at all leads of the recipe (or of steady ones), with averaged weights if
+    they are averaged; inf if the model failed. Training goes on from the weights that it had."""
     if trainer.failed:
         return float("inf")
     adapter, rng = trainer.adapter, np.random.default_rng(0)
     windows = adapter.open(trainer.store, "validation")
     shown = np.unique(np.linspace(0, len(windows) - 1, count).astype(int))
     errors: list[Tensor] = []
+    own = {name: value.detach().clone() for name, value in trainer.predictor.operator.state_dict().items()}
     predictor = trainer.averaged()
     with evaluating(predictor.operator):
         for part in np.array_split(shown, max(1, len(shown) // 16)):
             batch = collate([adapter.encode(windows.draw(int(i), rng, rng)) for i in part])
             errors.append(trainer.objective(forward(adapter, predictor.operator, batch), batch))
+    predictor.operator.load_state_dict(own)
     return float(torch.cat(errors).mean())
 
 

@@ -300,9 +300,12 @@ def _ahead(table: Table, future: pd.DataFrame, options: Mapping[str, Any]) -> Ta
     needed = [name for name in (columns.id, columns.time, *columns.known) if name is not None]
     absent = [name for name in needed if name not in future.columns]
     keep = options.get("irregular") == "keep"
-    if absent or not (columns.known or keep):
-        raise InputError("future", key="columns", found=f"no {absent[0]}" if absent else "no known covariates",
-                         expected=", ".join(needed), fix="add it, or leave future out")
+    if absent:
+        raise InputError("future", key="columns", found=f"no {absent[0]}", expected=", ".join(needed),
+                         fix="add it, or leave future out")
+    if not (columns.known or keep):
+        raise InputError("future", key="columns", found="times alone", expected="known covariates beside them",
+                         fix="leave future out: times follow in steps, whose number is the horizon")
     ahead = table_of_frame(future, columns, {**options, "irregular": "keep"}, "future")
     order = pd.Index(ahead.names).get_indexer_for(table.names)
     if (order < 0).any() or len(ahead.names) != len(table.names):
@@ -332,9 +335,12 @@ def ordered(table: Table, order: np.ndarray) -> Table:
 
 def _follows(table: Table, ahead: Table, i: int, keep: bool) -> None:
     times, later = _of(table, i), _of(ahead, i)
+    if times.dtype.kind != later.dtype.kind:
+        raise InputError("future", key=_key(ahead, i, int(ahead.row[ahead.offset[i]])), found=str(later[0]),
+                         expected=f"a time as those of the history, such as {times[-1]}", fix="give times of one type")
     both = np.concatenate([times[-3:], later])
     gaps = np.diff(numbers(both))
-    if times.dtype.kind != later.dtype.kind or (gaps <= 0).any() or not (keep or cells.is_regular(both, gaps)):
+    if (gaps <= 0).any() or not (keep or cells.is_regular(both, gaps)):
         raise InputError("future", key=_key(ahead, i, int(ahead.row[ahead.offset[i]])),
                          found=f"{len(later)} rows, {later[0]} … {later[-1]}, after {times[-1]}",
                          expected="times after the last one" + ("" if keep else ", which follow it in the same steps"),

@@ -34,6 +34,24 @@ def calendar(times: np.ndarray) -> str:
     return ""
 
 
+def gapped(times: np.ndarray) -> tuple[str, np.ndarray]:
+    """As `calendar` of ``(T,)`` ascending datetime64 of which some are missing, by the most usual step, and how many
+    steps ``(T,)`` each is after the first; the name is empty for others.
+
+    >>> gapped(np.array(["2024-01-31", "2024-02-29", "2024-04-30", "2024-05-31"], "datetime64[ns]"))
+    ('ME', array([0, 1, 3, 4]))
+    """
+    if times.dtype.kind == "M" and len(times) > 2:
+        ticks = times.astype("datetime64[ns]").astype(np.int64)
+        for end, shift in _SHIFTS.items():
+            month, rest = _parts(ticks + shift)
+            gaps = np.diff(month)
+            usual = int(np.bincount(gaps).argmax()) if gaps.min() > 0 else 0
+            if usual and not (gaps % usual).any() and (rest == rest[0]).all() and rest[0] < 28 * DAY_NS:
+                return end if usual == 1 else f"{usual}{end}", (month - month[0]) // usual
+    return "", np.zeros(0, np.int64)
+
+
 def stepped(times: np.ndarray) -> bool:
     """Whether ``(T,)`` ascending times follow in one step: dates exactly or by the calendar, numbers within rounding.
 
@@ -72,6 +90,15 @@ def later(ticks: np.ndarray, name: str, count: np.ndarray | int) -> np.ndarray:
     month, rest = _parts(np.asarray(ticks) + shift)
     moved = (month + months(name) * np.asarray(count)).astype("datetime64[M]").astype("datetime64[ns]")
     return np.asarray(moved.astype(np.int64) + rest - shift)
+
+
+def follows(ticks: np.ndarray, name: str) -> np.ndarray:
+    """Whether ticks are on days that every month has, counted as the name does: others have no `later`.
+
+    >>> follows(np.array(["2024-01-31", "2024-01-15"], "datetime64[ns]").astype(np.int64), "MS").tolist()
+    [False, True]
+    """
+    return np.asarray(_parts(np.asarray(ticks) + _SHIFTS[name[-2:]])[1] < 28 * DAY_NS)
 
 
 def _parts(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,8 +63,10 @@ def _between(taken: Sequence[Stretch], length: int) -> tuple[Stretch, ...]:
 
     >>> _between([(2, 4), (6, 9)], 9)
     ((0, 2), (4, 6))
+    >>> _between([(0, 5), (1, 2)], 9)
+    ((5, 9),)
     """
-    starts = [0, *(stop for _, stop in taken)]
+    starts = [0, *accumulate((stop for _, stop in taken), max)]
     stops = [*(start for start, _ in taken), length]
     return tuple((a, b) for a, b in zip(starts, stops) if a < b)
 

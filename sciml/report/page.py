@@ -14,7 +14,7 @@ import xarray as xr
 
 from sciml.data.files import replacing
 from sciml.errors import InputError
-from sciml.report import fields, machine, molecules, scores, series, spikes, volumes
+from sciml.report import fields, machine, molecules, scores, series, spikes, statistics, volumes
 from sciml.report.charts import BASELINE, OURS, SERIES, Line, Picture, chart, smooth
 from sciml.report.maps import Panel
 from sciml.report.run import Log, Run
@@ -75,7 +75,8 @@ def part(run: Run, kind: str, budget: int) -> Part:
         tables=tuple(scores.table(name, evaluation) for name, evaluation in run.evaluations.items()),
         training=training(run.log, kind) if run.log is not None else (),
         panels=tuple(panel for source in sources for panel in fields.panels(source, budget)),
-        errors=tuple(error_curves(run, sources, kind)), spectra=tuple(s for s in spectra if s is not None),
+        errors=tuple(error_curves(run, sources, kind)),
+        spectra=(*(s for s in spectra if s is not None), *statistics.of_run(run)),
         forecasts=(*(series.forecasts(name, path, _peer(run, name)) for name, path in run.forecasts.items()
                      if path not in others), *(picture for name, draw in DRAWN.items()
                                                for picture in draw(run, drawn[name]))))

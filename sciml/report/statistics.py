@@ -30,7 +30,7 @@ def pictures(dataset: str, curves: Mapping[str, Any], note: str = "") -> list[Pi
     """At most three; of what there are no curves there is no picture. note: what the first caption ends with."""
     made = [_growth(dataset, curves["error"])] if curves.get("error") else []
     made += [_spectra(dataset, curves["spectra"])] if curves.get("spectra") else []
-    made += [_profiles(dataset, curves["profiles"])] if curves.get("profiles") else []
+    made += [_profiles(dataset, curves["profiles"], curves.get("stresses") or ())] if curves.get("profiles") else []
     if made and note:
         made[0] = Picture(made[0].svg, f"{made[0].caption} {note[:1].upper()}{note[1:]}.", made[0].title)
     return made
@@ -44,6 +44,7 @@ def _growth(dataset: str, error: Mapping[str, Any]) -> Picture:
         draw(axes[0, 0], [Line(time, relative, "model", OURS)], x_label=label, y_label="relative L2 error", log_y=True)
         axes[0, 0].axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
         draw(axes[0, 1], [Line(time, correlation, "model", OURS)], x_label=label, y_label="correlation")
+        axes[0, 1].set_ylim(min(0.0, float(np.nanmin(correlation, initial=0.0))) - 0.02, 1.02)
         axes[0, 1].axhline(0.8, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
         ends = f"relative L2 from {text(float(relative[0]))} to {text(float(relative[-1]))}"
         svg = to_svg(drawing, f"Error against time: {ends}", f"growth {dataset}")
@@ -67,26 +68,31 @@ def _spectra(dataset: str, spectra: Sequence[Mapping[str, Any]]) -> Picture:
         legend(drawing, axes[0, 0])
         svg = to_svg(drawing, f"Spectra of {', '.join(_words(one['name']) for one in shown)}", f"statistics {dataset}")
     more = f" {len(spectra) - len(shown)} more are in the evaluation's JSON." if len(spectra) > len(shown) else ""
-    return Picture(svg, "Mean over time and rollouts, by wavenumber. Dotted: half the Nyquist wavenumber, up to which the "
-                        f"card compares. Cut at 10⁻¹⁰ of the largest.{more}", f"Spectra of long rollouts, {dataset}")
+    caption = ("Mean over time and rollouts, by wavenumber. Dotted: half the Nyquist wavenumber, up to which the card "
+               f"compares. Cut at 10⁻¹⁰ of the largest.{more}")
+    return Picture(svg, caption, f"Spectra of long rollouts, {dataset}")
 
 
-def _profiles(dataset: str, profiles: Sequence[Mapping[str, Any]]) -> Picture:
-    shown = profiles[:PANELS]
-    with figure(2, len(shown), size=(2.6 * len(shown) + 0.6, 4.6)) as (drawing, axes):
-        for column, one in enumerate(shown):
-            place, axis_unit, unit = _floats(one["place"]), unit_text(one["axis_unit"]), unit_text(one["unit"])
-            for row, kind in enumerate(("mean", "rms")):
-                ax = axes[row, column]
-                label = one["axis"] + (f", {axis_unit}" if axis_unit else "") if row else ""
-                draw(ax, _lines(place, {which: _floats(v) for which, v in one[kind].items()}), x_label=label)
-                ax.set_title(f"{one['name'].replace('_', ' ')}, {kind}{f', {unit}' if unit else ''}")
+def _profiles(dataset: str, profiles: Sequence[Mapping[str, Any]], stresses: Sequence[Mapping[str, Any]]) -> Picture:
+    columns, rows = min(len(profiles), PANELS), 3 if stresses else 2
+    first = profiles[0]
+    axis = f"{first['axis']}, {unit_text(first['axis_unit'])}".removesuffix(", ")
+    with figure(rows, columns, size=(2.6 * columns + 0.6, 2.3 * rows)) as (drawing, axes):
+        for row, (kind, shown) in enumerate((("mean", profiles), ("rms", profiles), ("stress", stresses))[:rows]):
+            for ax in axes[row, len(shown[:columns]):]:
+                ax.set_axis_off()
+            for ax, one in zip(axes[row], shown):
+                lines = _lines(_floats(one["place"]), {which: _floats(v) for which, v in one[kind].items()})
+                draw(ax, lines, x_label=axis if row == rows - 1 else "")
+                unit = unit_text(one.get("unit", ""))
+                told = "" if kind == "stress" else f", {kind}{f', {unit}' if unit else ''}"
+                ax.set_title(f"{one['name'].replace('_', ' ')}{told}")
                 ax.axhline(0.0, color=RULE, linewidth=0.8, zorder=0)
         legend(drawing, axes[0, 0])
-        svg = to_svg(drawing, f"Profiles along {shown[0]['axis']} of {', '.join(one['name'] for one in shown)}",
-                     f"profiles {dataset}")
-    return Picture(svg, "Above the mean over time, rollouts and the other axes, below the root mean square of the "
-                        "fluctuation about it.", f"Profiles of long rollouts, {dataset}")
+        names = ", ".join(one["name"] for one in profiles[:columns])
+        svg = to_svg(drawing, f"Profiles along {first['axis']} of {names}", f"profiles {dataset}")
+    caption = "The mean over time, rollouts and the other axes; the root mean square of the fluctuation about it"
+    return Picture(svg, f"{caption}{'; the stresses' if stresses else ''}.", f"Profiles of long rollouts, {dataset}")
 
 
 def _lines(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> list[Line]:

@@ -25,6 +25,7 @@ from sciml.report.run import Run
 from sciml.report.statistics import of_run, pictures
 from sciml.tokens import Cache, Outputs, TokenBatch
 from tests.domains.fields.stores import flow_store, poisson_store, put
+from tests.domains.fields.test_mesh import GRID, made
 from tests.e2e import tiny
 
 
@@ -79,8 +80,8 @@ def test_nothing_is_rolled_out_unless_it_is_asked_for(store: Store) -> None:
 
 def test_persistence_conserves_everything(store: Store) -> None:
     ticks: list[tuple[int, int]] = []
-    made = card(silent(store), store, "test", ("steps=20",), lambda done, of: ticks.append((done, of)))
-    found = {row["name"]: row for row in made}
+    entries = card(silent(store), store, "test", ("steps=20",), lambda done, of: ticks.append((done, of)))
+    found = {row["name"]: row for row in entries}
     assert ticks == [(1, 1)]
     drift = found["drift of the mean of vorticity"]
     assert drift["value"] == 0.0
@@ -129,6 +130,9 @@ def test_statistics_between_walls_have_profiles_and_a_stress(wall_store: Store) 
     assert [one["name"] for one in profiles] == ["velocity_x", "velocity_y"]
     assert profiles[0]["mean"]["truth"] == pytest.approx(u[1:].mean((0, 1)), rel=1e-4)
     assert profiles[0]["place"] == pytest.approx([0.0, 0.2, 0.5, 1.0, 1.5, 1.8, 2.0])
+    stress, = found["finite steps"]["curves"]["stresses"]
+    apart_u, apart_v = (x[1:] - x[1:].mean((0, 1)) for x in (u, v))
+    assert stress["stress"]["truth"] == pytest.approx((apart_u * apart_v).mean((0, 1)), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(("quiet", "known"), [(4, False), (10, True)])
@@ -172,6 +176,15 @@ def test_vectors_have_energies(tmp_path: Path) -> None:
     assert found["drift of the mean of tracer"]["value"] == 0.0
 
 
+def test_points_have_means_and_no_spectra(tmp_path: Path) -> None:
+    store = made(tmp_path, "scattered", builder="advection", options=GRID, points=50)
+    found = rows(silent(store), store, "steps=9")
+    assert found["finite steps"]["value"] == 9.0
+    name, = store.meta.of_role("state")
+    assert found[f"mean of {name}, error"]["note"] == "5 states of each"
+    assert not [name for name in found if name.startswith("spectrum")]
+
+
 @pytest.mark.parametrize("wrong", ["stepz=3", "steps=0", "profile=z", "trajectories=none"])
 def test_wrong_values_are_named(store: Store, wrong: str) -> None:
     with pytest.raises(InputError, match=wrong.partition("=")[0]):
@@ -187,28 +200,28 @@ def test_steady_data_have_no_rollouts(tmp_path: Path) -> None:
 
 def test_pictures_of_what_there_is(wall_store: Store) -> None:
     curves: Mapping[str, Any] = rows(silent(wall_store), wall_store, "steps=9")["finite steps"]["curves"]
-    made = pictures("walls", json.loads(json.dumps(curves)), "1 rollout")
-    assert [picture.title.partition(",")[0] for picture in made] == [
+    drawn = pictures("walls", json.loads(json.dumps(curves)), "1 rollout")
+    assert [picture.title.partition(",")[0] for picture in drawn] == [
         "Growth of the error", "Spectra of long rollouts", "Profiles of long rollouts"]
-    assert all(picture.svg.startswith("<svg") for picture in made)
-    assert "whole rollout" in made[2].svg
-    assert made[0].caption.endswith("1 rollout.")
+    assert all(picture.svg.startswith("<svg") for picture in drawn)
+    assert "whole rollout" in drawn[2].svg
+    assert drawn[0].caption.endswith("1 rollout.")
     run = Run(Path("run"), evaluations={"walls": {"rows": [], "card": [{"name": "finite steps", "curves": curves}]},
                                         "other": {"rows": []}})
     assert len(of_run(run)) == 3
 
 
-def test_sciml_evaluate_writes_the_curves(store: Store, tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
+def test_sciml_evaluate_writes_the_curves(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = Fields.create({"patch": 4}).fit(store)
     operator = Operator(OperatorConfig.model_validate(tiny.OPERATOR), {"fields": adapter.spec()})
     place = tmp_path / "run" / "checkpoints" / "best"
-    checkpoint.save(Predictor(operator, {"fields": adapter}), place)
-    result = CliRunner().invoke(cli.main, ["evaluate", str(place), "--data", store.url, "--max-windows", "1", "--card",
-                                           "steps=9"])
-    assert result.exit_code == 0, result.output
-    assert "spectrum energy/vorticity, largest factor" in result.output
-    assert max(map(len, result.output.splitlines())) < 400
+    checkpoint.save(place, Predictor(operator, {"fields": adapter}))
+    call = ["evaluate", str(place), "--data", store.url, "--max-windows", "1"]
+    assert cli.run(call) == 0
+    assert "Card" not in capsys.readouterr().out
+    assert cli.run([*call, "--card", "steps=9"]) == 0
+    printed = capsys.readouterr().out
+    assert "spectrum energy/vorticity, largest factor" in printed
+    assert max(map(len, printed.splitlines())) < 400
     written = json.loads((tmp_path / "run" / "evaluation" / "ns_a.json").read_text())
     assert len(pictures("ns_a", written["card"][0]["curves"])) == 2

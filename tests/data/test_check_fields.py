@@ -213,6 +213,15 @@ def test_symmetric_and_antisymmetric_tensors_are_whole(seen: Make) -> None:
     assert seen(data.drop_vars("velocity_x"))[0] == []
 
 
+def test_a_part_of_one_step_is_found(seen: Make) -> None:
+    def cut(*counts: int) -> list[str]:
+        split = {"by": "time", "counts": dict(zip(("train", "validation", "test"), counts))}
+        return [finding.found for finding in seen(flow(), split=split)[1] if finding.key == "splits"]
+
+    assert cut(2, 1, 2) == ["1 time step in every trajectory of validation"]
+    assert cut(3, 0, 2) == []
+
+
 def test_land_without_values_is_no_tail(seen: Make) -> None:
     data = flow()
     for name in ("density", "pressure", "velocity_x", "velocity_y"):

@@ -216,7 +216,7 @@ def test_levels_as_variables_and_descending_latitude(tmp_path: Path, descending:
     data = globe(descending=descending)
     data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
     told: dict[str, Any] = {"options": {"flatten": "level"}, "licence": "CC-BY-4.0", "citation": "us",
-                            "split": {"by": "time", "counts": {"train": 4, "validation": 1, "test": 1}}}
+                            "split": {"by": "time", "counts": {"train": 2, "validation": 2, "test": 2}}}
     if descending:
         with pytest.raises(InputError, match=r"latitude.*descending.*reverse: true"):
             build(spec(tmp_path / "a.zarr", **told), tmp_path / "lab.zarr")
@@ -230,6 +230,22 @@ def test_levels_as_variables_and_descending_latitude(tmp_path: Path, descending:
         "time", "longitude", "latitude").sortby("latitude").values)
     assert store.meta.variables["v_component_of_wind_850"].vector == "wind_850"
     assert [finding for finding in validate(store) if finding.level == "error"] == []
+
+
+@pytest.mark.parametrize("form", ["zarr2", "netcdf4"])
+def test_a_starter_makes_variables_of_levels_that_not_all_fields_have(tmp_path: Path, form: str) -> None:
+    path = write(globe(descending=True).transpose("level", "latitude", "time", "longitude"), tmp_path / "era5", form)
+    guess = sniff(path)
+    assert dict(guess.options) == {"flatten": "level"}
+    assert {v.dims[1:] for v in guess.variables if v.role == "state"} == {("time", "longitude", "latitude")}
+    assert any("not all fields have level" in note for note in guess.notes)
+    (tmp_path / "source.yaml").write_text(guess.source_yaml("lab"))
+    assert "FILL IN period" not in guess.source_yaml()
+    store = build(read_source(tmp_path / "source.yaml"), tmp_path / "lab.zarr")
+    assert store.meta.variables["v_component_of_wind_850"].vector == "wind_850"
+    levels = sniff(write(globe()[["geopotential", "land_sea_mask"]], tmp_path / "upper", form))
+    assert levels.dims["level"] == 3
+    assert not levels.options
 
 
 def test_a_longitude_that_repeats_its_start_is_not_periodic_by_itself(tmp_path: Path) -> None:

@@ -56,9 +56,8 @@ def test_a_vector_along_no_axis_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("arrays")
-@pytest.mark.parametrize("listed", [CODES, {}])
-def test_boundaries_of_plain_arrays(tmp_path: Path, listed: dict[str, Any]) -> None:
-    store = made(tmp_path, listed, boundaries={"x": "wall", "y": ["open", "dirichlet"]})
+def test_boundaries_of_plain_arrays(tmp_path: Path) -> None:
+    store = made(tmp_path, CODES, boundaries={"x": "wall", "y": ["open", "dirichlet"]})
     found = {name: float(store.read(name, 0)) for name in store.meta.of_role("boundary")}
     assert found == {"boundary_x_low": 0, "boundary_x_high": 0, "boundary_y_low": 1, "boundary_y_high": 3}
     assert [finding for finding in validate(store) if finding.level == "error"] == []
@@ -68,7 +67,8 @@ def test_boundaries_of_plain_arrays(tmp_path: Path, listed: dict[str, Any]) -> N
 @pytest.mark.parametrize(("variables", "boundaries", "words"), [
     (CODES, {"x": "periodic"}, r"options\.boundaries\.x.*'periodic'.*wall, open, dirichlet, neumann.*period: …"),
     (CODES, {"q": "wall"}, r"options\.boundaries\.q.*an axis among x, y"),
-    (CODES, {"x": ["wall"]}, r"options\.boundaries\.x.*two for its low and high end")])
+    (CODES, {"x": ["wall"]}, r"options\.boundaries\.x.*two for its low and high end"),
+    ({}, {"x": "wall"}, r"\[variables\].*no boundary_x_low, boundary_x_high.*boundary_x_low: {}, boundary_x_high: {}")])
 def test_boundaries_that_make_no_sense(tmp_path: Path, variables: dict[str, Any], boundaries: dict[str, Any],
                                        words: str) -> None:
     with pytest.raises(InputError, match=words):

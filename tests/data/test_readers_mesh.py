@@ -102,6 +102,7 @@ def test_files_that_are_times_or_trajectories(tmp_path: Path) -> None:
         mesh = sheet(i)
         mesh.field_data["TimeValue"] = np.array([0.25 * i])
         mesh.save(path)
+    assert any("options: {stack: time}" in note for note in sniff(paths[0]).notes)
     data = look(paths[2], paths[0], paths[1], stack="time", length_unit="m")
     np.testing.assert_allclose(data["time"].values, [0, 0.25, 0.5])
     np.testing.assert_allclose(data["u"].values[0], [sheet(i)["u"] for i in range(3)])

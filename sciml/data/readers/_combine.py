@@ -113,7 +113,8 @@ def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> x
 def bounded(dataset: xr.Dataset, source: Any) -> xr.Dataset:
     """With the boundary codes that ``boundaries: {x: wall, y: [open, dirichlet]}`` gives for files that state none.
 
-    Raises `InputError` for an unknown axis or kind, and for what the files state themselves.
+    Raises `InputError` for an unknown axis or kind, for what the files state themselves, and where the source lists
+    variables without these.
     """
     added: dict[str, xr.Variable] = {}
     for dim, given in options_of(source).get("boundaries", {}).items():
@@ -131,12 +132,15 @@ def bounded(dataset: xr.Dataset, source: Any) -> xr.Dataset:
             raise InputError(source.name, key=key, found=f"{kinds} where the files state what axis {dim} ends in",
                              expected="boundaries of axes that have none", fix="remove it")
         added |= codes
+    unlisted = [name for name in added if source.variables and name not in source.variables]
+    if unlisted:
+        raise InputError(source.name, key="variables", found=f"no {', '.join(unlisted)}", expected="the boundaries "
+                         "that options.boundaries gives", fix=f"variables: {{{': {}, '.join(unlisted)}: {{}}}}")
     return dataset.assign(added)
 
 
 def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
-    """The variables that the source lists (all, if none) under its names and in its order of dimensions, and the
-    boundaries that its options give.
+    """The variables that the source lists (all, if none) under its names and in its order of dimensions.
 
     Of events all coordinates are kept: time and units are what they are read by, though no variable has them. A
     variable read as steady loses its single frame where the source leaves time out of its dims, or calls it forcing.
@@ -145,8 +149,6 @@ def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:
     if not source.variables:
         return dataset
     ragged, group, kept = dims_of(dataset), dataset.attrs["group_dim"], {}
-    for dim in options_of(source).get("boundaries", {}):
-        kept |= {name: dataset[name].variable for name in (f"boundary_{dim}_low", f"boundary_{dim}_high")}
     for name, spec in source.variables.items():
         key = spec.key or name
         if key not in dataset.data_vars:

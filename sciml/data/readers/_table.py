@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sciml.data.readers.guess import is_uniform, numbers
-from sciml.data.rhythm import calendar
+from sciml.data.rhythm import calendar, gapped, later
 from sciml.errors import InputError
 
 NAMES = ("time", "date", "datetime", "timestamp", "t", "index")
@@ -189,8 +189,12 @@ def is_regular(values: np.ndarray, gaps: np.ndarray) -> bool:
 
 def _filled(values: np.ndarray, gaps: np.ndarray, key: Callable[[int], str],
             where: object) -> tuple[np.ndarray, list[int]]:
+    """All times of the rhythm, of equal steps or of the calendar's, and the places of those given."""
     step = float(np.median(gaps))
     place = (numbers(values) - numbers(values)[0]) / step
+    months, counted = gapped(values)
+    if months:
+        place = counted.astype(np.float64)
     off = np.flatnonzero(np.abs(place - np.rint(place)) > 1e-3)
     if len(off):
         raise InputError(where, key=key(int(off[0])), found=f"{values[int(off[0])]}, off the rhythm of {step:g}",
@@ -199,6 +203,9 @@ def _filled(values: np.ndarray, gaps: np.ndarray, key: Callable[[int], str],
     if count > 4 * len(values) + 1000:
         raise InputError(where, key=key(len(values) - 1), found=f"{count} rows to fill {len(values)}",
                          expected="gaps of moderate length", fix="split the table at its long gaps")
+    if months:
+        start = values[:1].astype("datetime64[ns]").astype(np.int64)
+        return later(start, months, np.arange(count)).astype("datetime64[ns]"), counted.tolist()
     wide = np.timedelta64(round(step * 1e9), "ns") if values.dtype.kind == "M" else step
     return values[0] + np.arange(count) * wide, [int(p) for p in np.rint(place)]
 

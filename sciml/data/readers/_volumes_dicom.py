@@ -1,8 +1,9 @@
-"""Slices of a DICOM series: what their headers say, in order, held against one another."""
+"""Slices of a DICOM series: what their headers say, in order of place and time, held against one another."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,22 @@ from sciml.errors import InputError
 TAGS = ["SeriesInstanceUID", "SeriesDescription", "Modality", "Rows", "Columns", "PixelSpacing",
         "ImageOrientationPatient",
         "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel", "NumberOfFrames",
-        "SliceThickness"]
+        "SliceThickness", "TemporalPositionIdentifier", "TriggerTime", "FrameReferenceTime", "AcquisitionTime"]
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNEVEN = 0.05
 """Of the usual gap: how far a slice may be from where it should lie."""
 TURNED = 1e-3
+SAME_MM = 1e-3
+"""How far slices of one place may be apart."""
+HALF_DAY = 43200.0
+"""Seconds; clocks that differ by more went past midnight."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One file: positions in mm in LPS; row, column: where the column and the row index point to; spacing between rows
-    and between columns; scale: slope and intercept."""
+    """One file: positions in mm in LPS; row, column: where the column and the row index point to; spacing: between rows
+    and between columns, and the slice's own thickness, 0 where it isn't said; scale: slope and intercept; clocks: number
+    of the point of time, then s since the trigger, since the reference and of the day, NaN where not said."""
 
     path: str
     series: str
@@ -34,9 +40,9 @@ class Slice:
     row: np.ndarray
     column: np.ndarray
     position: np.ndarray
-    spacing: tuple[float, float]
+    spacing: tuple[float, float, float]
     scale: tuple[float, float]
-    thickness: float
+    clocks: tuple[float, ...]
 
     @property
     def normal(self) -> np.ndarray:
@@ -60,11 +66,11 @@ class Slice:
         return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
-def sorted_slices(files: Sequence[str], series: str | None) -> list[Slice]:
-    """The slices of a series in ascending order along their normal.
+def slices_of(files: Sequence[str], series: str | None) -> list[Slice]:
+    """The slices of a series, in the order of their files.
 
     Raises `InputError` naming the file: several series (unless `series` names one), other sizes, spacings or
-    orientations than the first one's, two slices at one place, and gaps where slices are missing.
+    orientations than the first one's.
     """
     slices = [_slice(file) for file in files]
     if series is not None:
@@ -80,11 +86,59 @@ def sorted_slices(files: Sequence[str], series: str | None) -> list[Slice]:
                              expected=f"one series; {os.path.basename(first.path)} is of {first.series}",
                              fix=f"one folder per series, or options: {{series: …}}, one of {', '.join(known[:4])}")
         _alike(first, one)
-    places = np.array([one.position @ first.normal for one in slices])
+    return slices
+
+
+def stacked(slices: Sequence[Slice]) -> list[Slice]:
+    """Slices in ascending order along their normal. Raises `InputError` for two at one place, and gaps where slices are
+    missing."""
+    places = _places(slices)
     order = np.argsort(places, kind="stable")
     ordered = [slices[i] for i in order]
     _refuse_gaps(ordered, places[order])
     return ordered
+
+
+def frames_of(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Slices of several points of time as a stack for each: told apart, at every place, by the first of their clocks
+    that differs between them. Raises `InputError` as `stacked` does, and if some places have fewer than others."""
+    places = _places(slices)
+    order = np.argsort(places, kind="stable")
+    ends = np.flatnonzero(np.diff(places[order]) > SAME_MM) + 1
+    spots = [[slices[i] for i in some] for some in np.split(order, ends)]
+    most = max(spots, key=len)
+    count = len(most)
+    for spot in spots:
+        if len(spot) < count:
+            raise InputError(spot[0].path, key="ImagePositionPatient", found=f"{len(spot)} slices at its place",
+                             expected=f"{count}, as at that of {os.path.basename(most[0].path)}",
+                             fix="copy the missing slices, or leave out all of that point of time; remove copies")
+    clocks = np.array([[one.clocks for one in spot] for spot in spots])  # (places, frames, clocks)
+    for when in np.moveaxis(clocks, -1, 0) if count > 1 else ():
+        ranked = np.argsort(when, 1, kind="stable")
+        if (np.diff(np.take_along_axis(when, ranked, 1), axis=1) > 0).all() and _one_day(when):
+            spots = [[spot[i] for i in rank] for spot, rank in zip(spots, ranked)]
+            return [stacked(frame) for frame in zip(*spots)]
+    return [stacked(slices)]
+
+
+def seconds_of(frames: Sequence[Sequence[Slice]]) -> list[float]:
+    """When frames were taken, from the first: medians over slices of the first clock in s that ascends; NaN after the
+    first where there is none."""
+    for clock in (1, 2, 3):
+        when = np.array([np.median([one.clocks[clock] for one in frame]) for frame in frames])
+        if np.isfinite(when).all() and (np.diff(when) > 0).all() and _one_day(when):
+            return [float(each) for each in when - when[0]]
+    return [0.0, *[float("nan")] * (len(frames) - 1)]
+
+
+def _one_day(when: np.ndarray) -> bool:
+    return float(np.ptp(when)) < HALF_DAY
+
+
+def _places(slices: Sequence[Slice]) -> np.ndarray:
+    """``(slices,)`` mm along their normal."""
+    return np.array([one.position @ slices[0].normal for one in slices])
 
 
 def _alike(first: Slice, one: Slice) -> None:
@@ -98,8 +152,8 @@ def _alike(first: Slice, one: Slice) -> None:
     if turned > TURNED:
         raise refuse("ImageOrientationPatient", [*one.row.round(4).tolist(), *one.column.round(4).tolist()],
                      [*first.row.round(4).tolist(), *first.column.round(4).tolist()], "mixed orientations")
-    if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
-        raise refuse("PixelSpacing", list(one.spacing), list(first.spacing), "mixed spacings")
+    if not np.allclose(one.spacing[:2], first.spacing[:2], rtol=1e-3):
+        raise refuse("PixelSpacing", list(one.spacing[:2]), list(first.spacing[:2]), "mixed spacings")
 
 
 def _refuse_gaps(slices: Sequence[Slice], places: np.ndarray) -> None:
@@ -112,7 +166,8 @@ def _refuse_gaps(slices: Sequence[Slice], places: np.ndarray) -> None:
         raise InputError(other.path, key="ImagePositionPatient",
                          found=f"the same place as {os.path.basename(one.path)}",
                          expected="one slice at each place",
-                         fix="one folder per point of time, echo or reconstruction; remove copies")
+                         fix="options: {frames: time} if the headers say when they were taken; one folder per echo or "
+                             "reconstruction; remove copies")
     at = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[at] - usual) > UNEVEN * usual:
         missing = round(steps[at] / usual) - 1
@@ -154,8 +209,28 @@ def _slice(file: str) -> Slice:
         raise InputError(file, key="RescaleSlope, RescaleIntercept", found=f"{scale[0]}, {scale[1]}",
                          expected="finite numbers, slope not 0", fix="correct the header")
     return Slice(file, str(header.get("SeriesInstanceUID", "")), str(header.get("Modality", "")), shape, around[:3],
-                 around[3:], _numbers(header, file, "ImagePositionPatient", 3), (spacing[0], spacing[1]),
-                 (scale[0], scale[1]), float(header.get("SliceThickness") or 0.0))
+                 around[3:], _numbers(header, file, "ImagePositionPatient", 3),
+                 (spacing[0], spacing[1], float(header.get("SliceThickness") or 0.0)), (scale[0], scale[1]),
+                 (_clock(header, "TemporalPositionIdentifier"), _clock(header, "TriggerTime") / 1e3,
+                  _clock(header, "FrameReferenceTime") / 1e3, _of_day(str(header.get("AcquisitionTime") or ""))))
+
+
+def _clock(header: Any, name: str) -> float:
+    try:
+        return float(header.get(name, "nan"))
+    except (TypeError, ValueError):  # empty, or several
+        return float("nan")
+
+
+def _of_day(text: str) -> float:
+    """Seconds since midnight of ``HHMMSS.ffffff``, NaN of anything else.
+
+    >>> _of_day("010203.5"), _of_day("")
+    (3723.5, nan)
+    """
+    if not re.fullmatch(r"\d{6}(\.\d{1,6})?", text.strip()):
+        return float("nan")
+    return 3600.0 * int(text[:2]) + 60.0 * int(text[2:4]) + float(text[4:])
 
 
 def _whole(header: Any, file: str, name: str) -> int:

@@ -4,8 +4,10 @@
 Slices are sorted by where they lie along the normal of their planes, not by name or number. The array is (column, row,
 slice), as ITK and dcm2niix have it but for their flips; the affine turns DICOM's left, posterior, superior into right,
 anterior, superior. Rescale slope and intercept are applied slice by slice: CT is in HU. Labels are NIfTI or NRRD files
-of the same grid, named as the folder of their series. Options: those of all volumes but images and frames, and
-`series` (the SeriesInstanceUID to take of folders that hold several).
+of the same grid, named as the folder of their series. Several slices at every place are frames, told apart by
+TemporalPositionIdentifier, TriggerTime, FrameReferenceTime or AcquisitionTime, the first that differs; their seconds are
+those of the last three, or ``options.step_s``. Options: those of all volumes but images, and `series` (the
+SeriesInstanceUID to take of folders that hold several).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from sciml.data.readers import _volumes as volumes
 from sciml.data.readers import nifti, nrrd
 from sciml.data.readers._combine import options_of
 from sciml.data.readers._volumes import Scan
-from sciml.data.readers._volumes_dicom import Slice, sorted_slices
+from sciml.data.readers._volumes_dicom import Slice, frames_of, seconds_of, slices_of, stacked
 from sciml.data.readers._volumes_files import LABELS, Case, files_below, local, stem, subjects_of, walk
 from sciml.data.readers._volumes_look import look
 from sciml.data.readers._volumes_options import OPTIONS, VolumeOptions, volume_options
@@ -45,7 +47,7 @@ NAMES = {"CT": ("ct", "HU"), "MR": ("mri", "1"), "PT": ("pet", "1")}
 class DICOM:
     """Reads series; one folder is one subject."""
 
-    options: frozenset[str] = (OPTIONS | OWN) - {"images", "frames"}
+    options: frozenset[str] = (OPTIONS | OWN | {"step_s"}) - {"images"}
 
     def recognise(self, path: str, limit_bytes: int = SAMPLE_BYTES) -> Guess | None:
         if "://" in path:
@@ -58,7 +60,7 @@ class DICOM:
         if not limit_bytes:
             return look([path], {}, _scans, (), "dicom", 0)
         folders = _series_folders([path])
-        first, unit = NAMES.get(sorted_slices(folders[0][1], None)[0].modality, ("image", "1"))
+        first, unit = NAMES.get(slices_of(folders[0][1], None)[0].modality, ("image", "1"))
         return look([path], {"modality": first, "unit": unit}, partial(_scans, limits=Limits(), series=None), (),
                     "dicom",
                     limit_bytes, _cases([path], first, None))
@@ -68,7 +70,7 @@ class DICOM:
         given = options_of(source)
         series = given.get("series")
         folders = _series_folders(paths)
-        name, unit = NAMES.get(sorted_slices(folders[0][1], series)[0].modality, ("image", "1"))
+        name, unit = NAMES.get(slices_of(folders[0][1], series)[0].modality, ("image", "1"))
         chosen = volume_options({"modality": name, "unit": unit, **given}, source.name, OWN)
         opened = partial(_scans, options=chosen, limits=limits_of(given, source.name), series=series)
         subjects = subjects_of(_cases(paths, chosen.modality, chosen.labels), opened, chosen)
@@ -123,13 +125,18 @@ def _label_files(paths: Sequence[str], root: str, labels: str | None) -> Iterabl
 def _scans(path: str, options: VolumeOptions, limits: Limits, series: str | None) -> Sequence[Scan]:
     if path.lower().endswith(LABEL_FILES) and not is_folder(path):
         return (nrrd.scans if path.lower().endswith(nrrd.SUFFIXES) else nifti.scans)(path, options, limits)
-    slices = sorted_slices([file for file in files_below(path, ("",)) if os.path.dirname(file) == str(local(path))
-                            and Path(file).name != "DICOMDIR" and _is_dicom(file)], series)
-    return [_scan(path, slices, limits)]
+    slices = slices_of([file for file in files_below(path, ("",)) if os.path.dirname(file) == str(local(path))
+                        and Path(file).name != "DICOMDIR" and _is_dicom(file)], series)
+    frames = [stacked(slices)] if options.frames is None else frames_of(slices)
+    if len(frames) == 1:
+        return [_scan(path, frames[0], limits)]
+    times = seconds_of(frames) if options.step_s is None else [options.step_s * t for t in range(len(frames))]
+    return [replace(_scan(f"{path} frame {t}", frame, limits), time_s=time)
+            for t, (frame, time) in enumerate(zip(frames, times))]
 
 
 def _scan(path: str, slices: Sequence[Slice], limits: Limits) -> DicomScan:
-    """A series as one image; its affine is of the first and last slice."""
+    """A stack as one image; its affine is of the first and last slice."""
     first, last = slices[0], slices[-1]
     check_size(path, "series", (*first.shape, len(slices)), 4, limits.chunk_bytes, "a series")
     affine = np.eye(4)
@@ -138,21 +145,22 @@ def _scan(path: str, slices: Sequence[Slice], limits: Limits) -> DicomScan:
     if len(slices) > 1:
         affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
     else:
-        affine[:3, 2] = first.normal * (first.thickness or 1.0)
-        notes = () if first.thickness else ("a plane without thickness, taken as 1 mm",)
+        affine[:3, 2] = first.normal * (first.spacing[2] or 1.0)
+        notes = () if first.spacing[2] else ("a plane without thickness, taken as 1 mm",)
     affine[:3, 3] = first.position
     return DicomScan(path, tuple(slices), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes)
 
 
 @dataclass(frozen=True)
 class DicomScan:
-    """A series; see `sciml.data.readers._volumes.Scan`."""
+    """A series, or a frame of it; see `sciml.data.readers._volumes.Scan`. time_s: NaN where nobody says when."""
 
     path: str
     slices: tuple[Slice, ...]
     affine: np.ndarray
     notes: tuple[str, ...] = ()
     streamed: bool = True
+    time_s: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -77,7 +77,7 @@ class Mesh:
         missing = ("options.length_unit: the unit of the points' places",) if points else ()
         found.attrs["missing"] = (*missing, *found.attrs["missing"])
         if kind not in SERIES:
-            found.attrs["notes"] = (*found.attrs["notes"], "one frame; if it is one of several, list them all under files "
+            found.attrs["notes"] = (*found.attrs["notes"], "one frame; if it is one of several, list all under files "
                                     "(out_*.vtu) and say what they are: options: {stack: time}, or trajectory")
         return guess(found, path, options={"length_unit": None} if points else {}, limit_bytes=limit_bytes)
 

@@ -61,26 +61,31 @@ class Fields:
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
         chosen = validate(FieldsConfig, dict(config), where="domains.fields")
-        return replace(self, config=chosen, objective=chosen.objective)
+        return replace(self, config=chosen, objective=chosen.objective, spectra=self.spectra if chosen.spectral else {})
 
     def fit(self, store: Store) -> Self:
-        """Learn a data set; one that is known keeps what is known of it."""
+        """Learn a data set; one that is known keeps what is known of it, and is fitted what another configuration asks
+        for beside."""
         meta = store.meta
         if meta.domain != self.name:
             raise InputError(store.url, key="domain", found=meta.domain, expected=self.name,
                              fix=f"use the adapter of {meta.domain}")
-        if meta.dataset in self.datasets:
-            return self
-        learnt = contracts.learn(store, self.datasets)
+        old = self.datasets.get(meta.dataset)
+        learnt = old or contracts.learn(store, self.datasets)
         project.checked(store, learnt, self.config.project)
+        if old is not None:
+            return replace(self, spectra=self._with_spectra(store, old))
         datasets = {**self.datasets, meta.dataset: learnt}
         if learnt.steady:
             return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
         baseline = self.baseline.add(meta.dataset, contracts.curves(store, learnt), meta.split_identity())
-        spectra = dict(self.spectra)
-        if self.config.spectral and spectral.applies(store, learnt):
-            spectra[meta.dataset] = spectral.fit_curves(store, learnt, self.config.leads)
-        return replace(self, datasets=datasets, baseline=baseline, spectra=spectra)
+        return replace(self, datasets=datasets, baseline=baseline, spectra=self._with_spectra(store, learnt))
+
+    def _with_spectra(self, store: Store, known: Contract) -> Mapping[str, spectral.Curves]:
+        dataset = store.meta.dataset
+        if known.steady or not self.config.spectral or dataset in self.spectra or not spectral.applies(store, known):
+            return self.spectra
+        return {**self.spectra, dataset: spectral.fit_curves(store, known, self.config.leads)}
 
     def spec(self) -> TokenSpec:
         known = list(self.datasets.values())

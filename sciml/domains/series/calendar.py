@@ -98,11 +98,18 @@ class Clock:
         return np.asarray(np.diff(ticks) == self.step)
 
     def later(self, ticks: np.ndarray, count: np.ndarray | int) -> np.ndarray:
-        """Ticks `count` steps after these, broadcast. Raises `InputError` where there are no steps."""
+        """Ticks `count` steps after these, broadcast. Raises `InputError` where there are no steps, and from a day that
+        not every month has."""
         if self.stepless:
             raise InputError("time", key="steps", found="a data set whose times follow no step", expected="the times "
                              "that are asked for", fix="name them: predictor.forecast(frame, future=times)")
-        return rhythm.later(ticks, self.freq, count) if self.freq else np.asarray(ticks + self.step * count)
+        if not self.freq:
+            return np.asarray(ticks + self.step * count)
+        odd = ~rhythm.follows(ticks, self.freq)
+        if odd.any():
+            raise InputError("time", found=str(self.times(np.asarray(ticks)[odd])[0]), expected=f"a day that every "
+                             f"month has, counted in {self.describe()}", fix="give times as the data set has them")
+        return rhythm.later(ticks, self.freq, count)
 
     def times(self, ticks: np.ndarray) -> np.ndarray:
         """The inverse of `places`: datetime64[ns] or float64."""

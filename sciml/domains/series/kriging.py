@@ -30,7 +30,7 @@ JUDGED_ON = 64
 """Windows, of validation and of training; fewer where they are long."""
 MOST_CELLS = 1 << 21
 LEVELS = (0.0, 1.0, 10.0)
-MOST_SPREAD = 5.0
+LEAST_SPREAD_OF_ERRORS = 0.2
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,13 @@ def _error(kriging: Kriging, windows: Window) -> float:
 
 
 def _spread(kriging: Kriging, windows: Window | None) -> np.ndarray:
+    """``(V,)`` root mean square of error over expected error, however large; 1 where nothing is known."""
     if windows is None:
         return kriging.spread
     error, scale, known = _residuals(kriging, windows)
     ratio = torch.where(known, (error / scale).square(), 0.0).sum((0, 2)) / known.sum((0, 2)).clamp_min(1)
-    return np.asarray(ratio.sqrt().clamp(1 / MOST_SPREAD, MOST_SPREAD).numpy())
+    ratio = torch.where(known.any(2).any(0), ratio, 1.0)
+    return np.asarray(ratio.sqrt().clamp_min(LEAST_SPREAD_OF_ERRORS).numpy())
 
 
 def last_value_error(windows: Window) -> float:

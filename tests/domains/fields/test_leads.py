@@ -173,6 +173,45 @@ def test_chains_train_on_stretches(wave_store: Make, chain: str, options: dict[s
     assert all(bool(torch.isfinite(p.grad).all()) for p in operator.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_a_chain_knows_of_a_state_what_a_rollout_would(wave_store: Make, power: float) -> None:
+    """What wasn't observed at its start stays so, what wasn't later is predicted; the mean is the start's."""
+    store = wave_store((16, 12))
+    adapter = Fields.create({"leads": [1], "spectral": power, "project": {"mean": ["u"]}}).fit(store)
+    sample = adapter.stretches(store, "train", 2).draw(0, RNG(0), RNG(0)).copy(deep=True)
+    sample["u"].values[0, 3, 4] = np.nan
+    sample["u"].values[1, 5, 6] = np.nan
+    first, second = (adapter.encode(part) for part in cut(sample, ((0, 1), (1, 2))))
+    on = Going(adapter, lambda batch: Outputs({}), lambda outputs, batch: torch.zeros(1))
+    outputs = Outputs({"state": torch.ones_like(first.values)})
+    state = adapter.initial(sample.isel(time=[0]))
+    rolled = adapter.advance(replace(state, batch=replace(state.batch, axes=first.axes)), outputs).batch
+    moved = on.onward(first, outputs, second)
+    assert moved.observed is not None
+    assert rolled.observed is not None
+    assert torch.equal(moved.values, rolled.values)
+    assert torch.equal(moved.observed, rolled.observed)
+    assert torch.equal(moved.kept["mean"], first.kept["mean"])
+    assert not torch.equal(second.kept["mean"], first.kept["mean"])
+    counts = moved.targets["state"].mask[0, ..., 0]
+    assert counts.sum() == 16 * 12 - 2
+    assert not counts[3, 4]
+    assert not counts[5, 6]
+
+
+def test_noise_leaves_what_is_not_observed_empty(wave_store: Make) -> None:
+    store = wave_store((16, 12))
+    adapter = Fields.create({}).fit(store)
+    sample = adapter.open(store, "train").draw(0, RNG(0), RNG(0)).copy(deep=True)
+    sample["u"].values[0, 3, 4] = np.nan
+    batch = adapter.encode(sample)
+    on = Going(adapter, lambda batch: Outputs({}), lambda outputs, batch: torch.zeros(1),
+               generator=torch.Generator().manual_seed(0))
+    noisy = on.perturbed(batch, 0.5).values
+    assert noisy[0, 3, 4] == 0
+    assert int((noisy != batch.values).sum()) == 16 * 12 - 1
+
+
 def test_a_restated_question_has_the_new_state_as_its_baseline(wave_store: Make) -> None:
     store = wave_store((16, 12))
     adapter = Fields.create({"spectral": 0.5}).fit(store)
@@ -231,8 +270,8 @@ def test_trust_is_not_asked_where_what_is_known_of_cells_varies_in_time(wave_dat
         data, draft = wave_data((16, 12), dataset=role)
         moving = data["force"].expand_dims(time=data["time"]).transpose("trajectory", "time", "x", "y")
         described = Variable(role=role, unit="m/s2", dims=("time", "x", "y"))
-        store = write_store(data.assign(force=moving), replace(draft, variables={**draft.variables, "force": described}),
-                            tmp_path / f"{role}.zarr")
+        store = write_store(data.assign(force=moving), draft.model_copy(update={
+            "variables": {**draft.variables, "force": described}}), tmp_path / f"{role}.zarr")
         adapter = Fields.create({"leads": [1, 2]}).fit(store)
         questions = adapter.questions(store, "test")
         assert "trust" not in [question.name for question in questions]

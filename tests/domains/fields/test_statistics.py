@@ -190,6 +190,21 @@ def test_cells_that_are_not_known_are_left_out() -> None:
     assert found.spectra == {}
 
 
+def test_points_are_weighed_by_their_cells() -> None:
+    axis = GridAxis(name="point", unit="m", places=("point_x", "point_y"))
+    known = contract({"x": None}, "heat").model_copy(update={"axes": (axis,)})
+    cells = {"cell_measure": ("point", [1.0, 1.0, 2.0])}
+    sample = xr.Dataset({"heat": ("point", np.zeros(3))}, coords=cells)
+    of = Layout.of(known, sample)
+    found = gathered(of, np.array([[[0.0, 4.0, 4.0]], [[2.0, 2.0, 2.0]]]))
+    assert found.mean.tolist() == [[2.5]]
+    assert found.rms.item() == pytest.approx(np.sqrt((0.25 * 2.5**2 + 0.75 * 1.5**2 + 0.5**2) / 2))
+    assert found.spectra == {}
+    assert Layout.of(known, sample.drop_vars("cell_measure")).weights[0] == pytest.approx(np.full(3, 1 / 3))
+    with pytest.raises(InputError, match="profile"):
+        Layout.of(known, sample, "point")
+
+
 def test_a_profile_along_a_named_axis() -> None:
     of = layout({"x": np.arange(4) / 4, "y": np.arange(3) / 3}, {"x": 1.0, "y": 1.0}, "heat", profile="x")
     state = np.arange(12.0).reshape(1, 4, 3)

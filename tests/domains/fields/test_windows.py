@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from sciml.domains.fields.adapter import Fields
+from sciml.errors import InputError
 
 RNG = np.random.default_rng
 Make = Callable[..., Any]
@@ -26,6 +28,13 @@ def test_pairs_stay_inside_their_blocks(wave_store: Make) -> None:
         np.testing.assert_array_equal(sample["u"].values, store.read("u", group, t, t + 2))
         assert sample["time"].values.tolist() == [0.5 * t, 0.5 * (t + 1)]
         assert float(sample["nu"]) == 10.0 ** -(group + 1)
+
+
+def test_a_part_in_which_no_state_follows_another_is_refused(wave_store: Make) -> None:
+    store = wave_store((8, 8))
+    with pytest.raises(InputError, match=r"\[split\].*no more than 8 states in a row; expected at least 9"):
+        Fields.create({"leads": [8, 12]}).open(store, "train")
+    assert len(Fields.create({"leads": [7, 12]}).open(store, "train")) == 2
 
 
 def test_training_draws_repeat_with_their_key_and_differ_between_keys(wave_store: Make) -> None:
