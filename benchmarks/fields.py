@@ -152,7 +152,7 @@ def long_rollout(each: Any, store: Store) -> dict[str, float]:
     of model and solver over the second half, up to half the Nyquist wavenumber."""
     adapter, spectra, finite = each.adapter, [], LONG
     for sample in adapter.starts(store, "test")[:LONG_STARTS]:
-        states = []
+        states: list[Any] = []
         with suppress(BlowUp):
             states.extend(rollout(each.predictor, adapter.initial(sample), LONG))
         finite = min(finite, len(states))

@@ -70,7 +70,8 @@ class Predictor:
 
         return rollout_dataset(self, dataset, steps)
 
-    def forecast(self, frame: Any, *, horizon: int | None = None, quantiles: Sequence[float] = (), **options: Any) -> Any:
+    def forecast(self, frame: Any, *, horizon: int | None = None, quantiles: Sequence[float] = (),
+                 **options: Any) -> Any:
         """The steps that follow every series of a pandas frame, as a frame: `sciml.handles.series.forecast`."""
         from sciml.handles.series import forecast
 

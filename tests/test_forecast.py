@@ -42,6 +42,11 @@ def test_a_table_becomes_a_table(made: Path, tmp_path: Path) -> None:
     table = pd.read_csv(out, parse_dates=["timestamp"])
     assert list(table.columns) == ["timestamp", "target_name", "predictions", "0.1", "0.5", "0.9"]
     assert len(table) == 60
+    pd.read_csv(made / "wide.csv").rename(columns={"timestamp": "at"}).to_csv(tmp_path / "at.csv", index=False)
+    found = call("forecast", made / "run", tmp_path / "at.csv", "--horizon", 3, "--time", "at")
+    following = found.output.split("next: sciml ")[1].split()
+    assert following[-2:] == ["--time", "at"]
+    assert call(*following).exit_code == 0
     again = call("forecast", made / "run", made / "wide.csv", "--horizon", 30, "-o", out)
     assert "--overwrite" in str(again.exception)
     parquet = tmp_path / "out.parquet"

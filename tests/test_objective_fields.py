@@ -93,7 +93,7 @@ def test_points_without_order_have_neither_slopes_nor_a_spectrum(name: str) -> N
 def test_slopes_of_waves_are_exact_on_even_periodic_axes(sizes: list[int], seed: int) -> None:
     axes = grid(*sizes)
     places = torch.meshgrid(*(axis.coord[0, :, 0] for axis in axes), indexing="ij")
-    phase = 2 * math.pi * sum(places) + seed
+    phase = 2 * math.pi * torch.stack(places).sum(0) + seed
     x, known = torch.sin(phase)[None, ..., None], torch.ones(1, *sizes, 1, dtype=torch.bool)
     for dim, axis in enumerate(axes):
         expected = 2 * math.pi * torch.cos(phase)[None, ..., None]

@@ -54,3 +54,15 @@ def test_what_was_restored_stands_beside_the_truth(tmp_path: Path) -> None:
 
 def test_a_volume_without_structures_is_cut_in_the_middle(tmp_path: Path) -> None:
     assert volumes.centre(np.full((5, 4, 3), np.nan)) == (2, 2, 1)
+
+
+def test_of_films_a_frame_is_shown_whose_truth_is_known(tmp_path: Path) -> None:
+    still = xr.open_zarr(forecast(tmp_path / "still.zarr", "label"), consolidated=False).load()
+    empty = still.copy(deep=True)
+    empty["label_truth"][:] = np.nan
+    film = xr.concat([empty, still, still], "time", data_vars=[name for name in map(str, still) if name != "spacing"],
+                     coords="minimal", compat="override", join="override")
+    film.transpose("sample", "time", ...).to_zarr(tmp_path / "film.zarr", zarr_format=3, consolidated=False)
+    (picture,), (wanted,) = (volumes.pictures("made", tmp_path / f"{name}.zarr") for name in ("film", "still"))
+    assert picture.title == "Segmented, made, frame 2 of 3"
+    assert picture.caption == wanted.caption

@@ -75,7 +75,7 @@ def test_a_diverted_chain_has_a_gradient_through_the_solver(case: tuple[str, Sto
                   registry.find("sciml.objectives", "mse"))
     losses = chain.losses([batch], going)
     assert losses.shape == (2,)
-    grads = torch.autograd.grad(losses.sum(), [p for p in predictor.operator.parameters()], allow_unused=True)
+    grads = torch.autograd.grad(losses.sum(), list(predictor.operator.parameters()), allow_unused=True)
     assert all(bool(torch.isfinite(g).all()) for g in grads if g is not None)
     assert any(bool((g != 0).any()) for g in grads if g is not None)
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from sciml import registry
+from sciml.chains import chain_of
 from sciml.data.store import Store
 from sciml.errors import InputError
 from sciml.mixers import cluster
 from sciml.packing import collate
 from sciml.predictor import Predictor, forward
+from sciml.recipe import Named
+from sciml.sampling import Source
 from sciml.tokens import TokenBatch
 from sciml.traced import TracedForward, TracedGradients, compile_forward, form_of
+from sciml.train import traced_gradients
 from tests.handles import toy
 
 
@@ -50,6 +56,19 @@ def test_a_recorded_gradient_is_that_of_every_batch_of_its_form(predictor: Predi
         torch.testing.assert_close(value, expected.detach())
         for name, parameter in operator.named_parameters():
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("chain", "programs"), [
+    (Named(name="direct"), 1), (Named(name="direct", options={"noise": 0.1}), 0),
+    (Named(name="diverted", options={"solver": "burgers"}), 0)], ids=lambda value: getattr(value, "name", value))
+def test_what_a_chain_adds_to_one_step_is_not_recorded_away(predictor: Predictor, molecules: Store, chain: Named,
+                                                            programs: int) -> None:
+    adapter = predictor.adapter("molecules")
+    source = Source("toy", adapter, adapter.open(molecules, "train"), 2, 1.0, chain_of(chain))
+    recipe = SimpleNamespace(train=SimpleNamespace(precision="float32"))
+    run: Any = SimpleNamespace(predictor=predictor, sources=(source,), ranks=SimpleNamespace(world=1), recipe=recipe,
+                               place=lambda batch: batch)
+    assert len(traced_gradients(run)) == programs
 
 
 def test_a_recorded_forward_gives_energy_and_forces(predictor: Predictor, molecules: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +77,11 @@ def forecast(checkpoint: Path, file: Path, horizon: int | None, quantiles: str, 
         click.echo(f"{out}: {len(made)} rows")
     if calibration is None and len(levels) > 1:
         click.echo("intervals are the model's own, not calibrated", err=True)
-    console.next_command(f"sciml evaluate {checkpoint}" if horizon is None else
-                         f"sciml backtest {checkpoint} --data {file} --horizon {horizon}")
+    named = [("--id", id_column, "id"), ("--time", timestamp_column, "timestamp"),
+             *(("--target", target, "") for target in targets)]
+    columns = "".join(f" {option} {shlex.quote(given)}" for option, given, usual in named if given != usual)
+    console.next_command(f"sciml evaluate {checkpoint} --data STORE" if horizon is None else
+                         f"sciml backtest {checkpoint} --data {file} --horizon {horizon}{columns}")
 
 
 def numbers(text: str) -> list[float]:

@@ -37,7 +37,8 @@ def segment(checkpoint: Path, inputs: tuple[Path, ...], out: Path, patterns: tup
     """Write a label map of every image of INPUT, files or folders of NIfTI, on the image's own grid.
 
     Any orientation, spacing and size: large images are taken window by window and written plane by plane. Of 4-D images
-    every frame has a label map, or all have one, as the checkpoint was trained. Volumes have a 90 % interval once --calibrate has been given: how far off they were on subjects that were not trained on.
+    every frame has a label map, or all have one, as the checkpoint was trained. Volumes have a 90 % interval once
+    --calibrate has been given: how far off they were on subjects that were not trained on.
     """
     import torch
 

@@ -48,7 +48,7 @@ def forecast(predictor: Predictor, frame: pd.DataFrame, *, horizon: int | None =
     """
     levels = checked(1 if horizon is None else horizon, quantiles)
     named = id_column if id_column != ID or _has(frame, id_column) else None
-    future = _rows_of_times(future, frame, named, timestamp_column)
+    future = _in_zone(_rows_of_times(future, frame, named, timestamp_column), frame, timestamp_column)
     known = () if future is None else tuple(str(c) for c in future.columns if c not in (named, timestamp_column))
     table, ahead = tables_of_frame(frame, timestamp_column=timestamp_column, id_column=named, known=known, where=WHERE,
                                    targets=[target] if isinstance(target, str) else target, future=future,
@@ -131,6 +131,28 @@ def _rows_of_times(future: Any, frame: pd.DataFrame, named: str | None, column: 
     return pd.DataFrame({named: ids}).merge(asked, how="cross")
 
 
+def _in_zone(future: pd.DataFrame | None, frame: pd.DataFrame, column: str) -> pd.DataFrame | None:
+    """Raises `InputError` for times to come without a zone, of a frame whose times have one: of which zone they are
+    would be a guess."""
+    import pandas as pd
+
+    if future is None or column not in future.columns:
+        return future
+    zone = getattr(_times(frame, column).dtype, "tz", None)
+    if zone is None or isinstance(future[column].dtype, pd.DatetimeTZDtype):
+        return future
+    bare = [time for time in future[column] if getattr(pd.Timestamp(time), "tzinfo", None) is None]
+    if bare:
+        raise InputError("future", key=f"column {column}", found=f"{bare[0]}, without a time zone",
+                         expected=f"times with one, as those of the frame ({zone})",
+                         fix=f"pd.DatetimeIndex(times).tz_localize({str(zone)!r})")
+    return future
+
+
+def _times(frame: pd.DataFrame, column: str) -> Any:
+    return frame[column] if column in frame.columns else frame.index.get_level_values(-1)
+
+
 def _asked(model: Model, table: Table, ahead: Table | None, horizon: int | None, levels: Sequence[float],
            progress: Progress | None) -> tuple[Made, np.ndarray, np.ndarray]:
     """Forecasts, their ticks ``(S, H)`` and how many ``(S,)`` of them are asked for. Raises `InputError` unless steps
@@ -140,7 +162,8 @@ def _asked(model: Model, table: Table, ahead: Table | None, horizon: int | None,
         if horizon is not None or ahead is None:
             raise InputError(WHERE, key="horizon" if horizon is not None else "future", found=horizon or "none",
                              expected=f"times that are asked for: those of {model.known.name} follow no step",
-                             fix="leave horizon out; future=[…] for all series, or a frame with a row for each time")
+                             fix="leave horizon out; future=[…] for all series, or a frame with a row for each time "
+                             "(sciml forecast: --future FILE)")
         return forecast_times(model, table, ahead, levels, progress)
     if horizon is None:
         raise InputError(WHERE, key="horizon", found="none", expected="a number of steps", fix="for example horizon=24")
@@ -268,7 +291,7 @@ def _zoned(moments: np.ndarray, frame: pd.DataFrame, column: str, table: Table) 
     """Times ``(B, 1, H)`` in the frame's own time zone; of days as they are counted there."""
     import pandas as pd
 
-    given = frame[column] if column in frame.columns else frame.index.get_level_values(-1)
+    given = _times(frame, column)
     zone = getattr(given.dtype, "tz", None)
     if zone is None:
         return moments[:, None]

@@ -30,7 +30,7 @@ OURS, RIDGE, NAIVE, ETS, SPLIT, ADAPTIVE = ("sciml", "ridge", "seasonal_naive", 
                                            "adaptive_conformal")
 MODEL, CUTOFF, TRUTH = "model", "cutoff", "truth"
 ETS_CELLS = 480
-"""Of a history that AutoETS is fitted to, at most."""
+"""Of a history that AutoETS is fitted to, at most; of a store that has so many before an origin, at least, too."""
 
 
 def backtest(predictor: Predictor, data: Store | pd.DataFrame, *, horizon: int | None = None,
@@ -100,6 +100,10 @@ def scores(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _of_store(model: Model, store: Store, split: SplitName, horizon: int, stride: int, windows: int | None,
               cells: int) -> list[Windows]:
+    """cells: of history that AutoETS asks for; where no block has as many, what lies before all of them is enough."""
+    blocks = store.meta.splits.of(split)
+    if all(block.stop - horizon < cells for block in blocks):
+        cells = min((block.start for block in blocks), default=0)
     whole = windows_of(model, store, split, horizon, stride=stride, before=max(2 * season_of(model), cells))
     runs = np.split(np.arange(len(whole.truth)), np.flatnonzero(np.diff(whole.given.last) <= 0) + 1)
     return [whole.rows(run[-windows:] if windows else run) for run in runs]

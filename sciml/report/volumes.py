@@ -28,13 +28,23 @@ MISSED = np.array([0.85, 0.25, 0.2])
 
 
 def pictures(dataset: str, path: Path) -> list[Picture]:
-    """Of direct predictions ``(sample, x, y, z)``: segmentations as outlines, anything else as images."""
+    """Of direct predictions ``(sample, x, y, z)``: segmentations as outlines, anything else as images. Of films the
+    frame whose truth is known of most samples, the first of these."""
     store = xr.open_zarr(path, consolidated=False, decode_timedelta=False)
-    store = store.isel(time=0) if "time" in store.dims else store
+    if "time" in store.dims:
+        frame, count = _best_known(store), store.sizes["time"]
+        store, dataset = store.isel(time=frame), f"{dataset}, frame {frame + 1} of {count}"
     names = [str(name) for name in store.data_vars if f"{name}_truth" in store and store[name].ndim == 4]
     if LABEL in names:
         return [_outlined(dataset, store, path)]
     return [_restored(dataset, store, name, path) for name in names]
+
+
+def _best_known(store: xr.Dataset) -> int:
+    truths = [array for name, array in store.data_vars.items() if str(name).endswith("_truth") and "time" in array.dims]
+    known = [sum(int(np.isfinite(array.isel(time=t).values).any((1, 2, 3)).sum()) for array in truths)
+             for t in range(store.sizes["time"])]
+    return int(np.argmax(known))
 
 
 def _outlined(dataset: str, store: xr.Dataset, path: Path) -> Picture:

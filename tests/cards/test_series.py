@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.domains.series.adapter import Series
 from sciml.errors import InputError
+from sciml.handles._series import Histories, Made
 from sciml.mixers.variate_gate import VariateGate
 from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
@@ -159,15 +161,20 @@ def test_a_split_without_room_is_open_and_other_tasks_have_no_floors(store: Stor
 def test_auto_ets_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from sciml.handles import series_backtest
 
-    rows = card(predictor_of(store, ["axial"]), store, assignments=["ets=true"])
-    assert {row["verdict"] for row in rows} == {"open"}  # 480 steps before the first origin there are not
-    assert "room for look-back 480" in rows[0]["note"]
-    monkeypatch.setattr(series_backtest, "ETS_CELLS", 100)
-    monkeypatch.setattr(series_backtest, "_ets", lambda given, horizon, season, levels: series_backtest._naive(
-        given, horizon, season, levels))
-    rows = card(predictor_of(store, ["axial"]), store, assignments=["ets=true"])
-    assert [row["name"].split("of ")[-1] for row in rows] == ["the seasonal naive", "AutoETS"]
-    assert rows[0]["value"] == rows[1]["value"]
+    histories = []
+
+    def ets(given: Histories, horizon: int, season: int, levels: Sequence[float]) -> Made:
+        histories.append(given.values.shape[2])
+        return series_backtest._naive(given, horizon, season, levels)
+
+    monkeypatch.setattr(series_backtest, "_ets", ets)
+    for cells in (480, 100):  # of 480 there are 330, all that lies before the split
+        monkeypatch.setattr(series_backtest, "ETS_CELLS", cells)
+        rows = card(predictor_of(store, ["axial"]), store, assignments=["ets=true"])
+        assert [row["name"].split("of ")[-1] for row in rows] == ["the seasonal naive", "AutoETS"]
+        assert rows[0]["value"] == rows[1]["value"]
+        assert "5 origins 12 steps apart" in rows[0]["note"]
+    assert histories == [330, 100]
 
 
 def test_without_gates_openness_says_why(store: Store) -> None:

@@ -349,7 +349,8 @@ def test_the_commands_from_a_file_to_a_checked_store(lab_file: Path, places: Pat
     source, store = str(places / "source.yaml"), str(places / "lab.zarr")
     Path(source).write_text(json.dumps({
         "name": "lab", "domain": "fields", "files": ["lab.nc"], "licence": "CC0", "citation": "us",
-        "split": {"by": "time"}, "axes": {"lat": {"reverse": True}, "lon": {"period": 360.0}, "time": {"unit": "h"}}}))
+        "split": {"by": "time", "counts": {"train": 8, "validation": 2, "test": 2}},
+        "axes": {"lat": {"reverse": True}, "lon": {"period": 360.0}, "time": {"unit": "h"}}}))
     assert run(["data", "build", source, store]) == 0
     assert "next: sciml data inspect" in capsys.readouterr().out
     assert run(["data", "build", source, store]) == 1

@@ -216,7 +216,7 @@ def test_levels_as_variables_and_descending_latitude(tmp_path: Path, descending:
     data = globe(descending=descending)
     data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
     told: dict[str, Any] = {"options": {"flatten": "level"}, "licence": "CC-BY-4.0", "citation": "us",
-                            "split": {"by": "time", "counts": {"train": 2, "validation": 2, "test": 2}}}
+                            "split": {"by": "time", "counts": {"train": 4, "validation": 1, "test": 1}}}
     if descending:
         with pytest.raises(InputError, match=r"latitude.*descending.*reverse: true"):
             build(spec(tmp_path / "a.zarr", **told), tmp_path / "lab.zarr")
@@ -241,6 +241,7 @@ def test_a_starter_makes_variables_of_levels_that_not_all_fields_have(tmp_path: 
     assert any("not all fields have level" in note for note in guess.notes)
     (tmp_path / "source.yaml").write_text(guess.source_yaml("lab"))
     assert "FILL IN period" not in guess.source_yaml()
+    assert "split: {by: time, fractions: {train: 0.6, validation: 0.2, test: 0.2}}" in guess.source_yaml()
     store = build(read_source(tmp_path / "source.yaml"), tmp_path / "lab.zarr")
     assert store.meta.variables["v_component_of_wind_850"].vector == "wind_850"
     levels = sniff(write(globe()[["geopotential", "land_sea_mask"]], tmp_path / "upper", form))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def cloud(n: int, dims: int = 2, seed: int = 0, period: float | None = None) -> 
                       conditions=Conditions({"doc/nu": torch.tensor([0.3], dtype=torch.float64)}, {"doc/force": force}))
 
 
-def moved(batch: TokenBatch, **changes: Tensor) -> TokenBatch:
+def moved(batch: TokenBatch, **changes: Any) -> TokenBatch:
     return replace(batch, axes=(replace(batch.axes[0], **changes),))
 
 

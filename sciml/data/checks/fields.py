@@ -99,7 +99,7 @@ def _parts(store: Store) -> Iterator[Finding]:
     for split in SPLITS if "time" in store.meta.axes else ():
         blocks = store.meta.splits.of(split)
         if blocks and all(block.stop - block.start < 2 for block in blocks):
-            yield Finding("error", "splits", f"1 time step in every trajectory of {split}", "a state and the next one",
+            yield Finding("warning", "splits", f"1 time step in every trajectory of {split}", "a state and the next",
                           f"a larger share for {split} in the source file, or split: {{by: group}}")
 
 

@@ -109,5 +109,6 @@ def _split(guess: Guess) -> str:
     if usual:
         return f"split: {usual}"
     if guess.axes[guess.group_dim].size < 3 and "time" in guess.axes:
-        return "split: {by: time, fractions: {train: 0.7, validation: 0.1, test: 0.2}}"
+        train, validation = (0.7, 0.1) if guess.axes["time"].size >= 20 else (0.6, 0.2)  # two steps at least
+        return f"split: {{by: time, fractions: {{train: {train}, validation: {validation}, test: 0.2}}}}"
     return "split: {by: group, fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}"

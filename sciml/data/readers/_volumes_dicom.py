@@ -30,8 +30,8 @@ HALF_DAY = 43200.0
 @dataclass(frozen=True)
 class Slice:
     """One file: positions in mm in LPS; row, column: where the column and the row index point to; spacing: between rows
-    and between columns, and the slice's own thickness, 0 where it isn't said; scale: slope and intercept; clocks: number
-    of the point of time, then s since the trigger, since the reference and of the day, NaN where not said."""
+    and between columns, and the slice's own thickness, 0 where it isn't said; scale: slope and intercept; clocks: the
+    number of its point of time, then s since the trigger, since the reference and of the day, NaN where not said."""
 
     path: str
     series: str

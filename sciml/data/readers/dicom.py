@@ -4,10 +4,10 @@
 Slices are sorted by where they lie along the normal of their planes, not by name or number. The array is (column, row,
 slice), as ITK and dcm2niix have it but for their flips; the affine turns DICOM's left, posterior, superior into right,
 anterior, superior. Rescale slope and intercept are applied slice by slice: CT is in HU. Labels are NIfTI or NRRD files
-of the same grid, named as the folder of their series. Several slices at every place are frames, told apart by
-TemporalPositionIdentifier, TriggerTime, FrameReferenceTime or AcquisitionTime, the first that differs; their seconds are
-those of the last three, or ``options.step_s``. Options: those of all volumes but images, and `series` (the
-SeriesInstanceUID to take of folders that hold several).
+of the same grid, named as the folder of their series. With `frames` several slices at every place are frames, told
+apart by TemporalPositionIdentifier, TriggerTime, FrameReferenceTime or AcquisitionTime, the first that differs; their
+seconds are ``options.step_s``, else those of the last three. Options: those of all volumes but images, and `series`
+(the SeriesInstanceUID to take of folders that hold several).
 """
 
 from __future__ import annotations

@@ -73,13 +73,14 @@ class Fields:
         old = self.datasets.get(meta.dataset)
         learnt = old or contracts.learn(store, self.datasets)
         project.checked(store, learnt, self.config.project)
+        spectra = self._with_spectra(store, learnt)
         if old is not None:
-            return replace(self, spectra=self._with_spectra(store, old))
+            return self if spectra is self.spectra else replace(self, spectra=spectra)
         datasets = {**self.datasets, meta.dataset: learnt}
         if learnt.steady:
             return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
         baseline = self.baseline.add(meta.dataset, contracts.curves(store, learnt), meta.split_identity())
-        return replace(self, datasets=datasets, baseline=baseline, spectra=self._with_spectra(store, learnt))
+        return replace(self, datasets=datasets, baseline=baseline, spectra=spectra)
 
     def _with_spectra(self, store: Store, known: Contract) -> Mapping[str, spectral.Curves]:
         dataset = store.meta.dataset
@@ -116,6 +117,10 @@ class Fields:
 
         Raises `InputError` where no lead or no trajectory of the split is long enough."""
         frame, blocks, leads = self._frame(store), store.meta.splits.of(split), self.config.leads
+        varying = [name for name in contracts.given_cells(store.meta) if store.meta.evolves(name)]
+        if varying and max(spans) > 1:
+            raise InputError(store.url, key=varying[0], found="a forcing that changes in time",
+                             expected="an autonomous equation", fix="choose a chain of single steps")
         longest = 0 if frame.clock is None else max((block.stop - block.start for block in blocks), default=0)
         usable = tuple(n for n in fitting(leads, (longest - 1) // steps) if all(allowed(leads, n * k) for k in spans))
         if not usable:

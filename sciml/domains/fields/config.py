@@ -143,7 +143,7 @@ class Scaling(Section):
 class Contract(Section):
     """One data set as the adapter knows it. length and time: the reference length and time in its own units; dt: its
     time step; spacing: distance of neighbouring points of its first axis. steady: it has no time, and its states follow
-    from what else is known of a sample, one reference time ahead."""
+    from what else is known of a sample, one reference time ahead. varying: the forcings that change in time."""
 
     axes: tuple[GridAxis, ...]
     dt: float = Field(gt=0)
@@ -156,6 +156,7 @@ class Contract(Section):
     parameters: dict[str, Scaling] = Field(default_factory=dict)
     masks: tuple[str, ...] = ()
     steady: bool = False
+    varying: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

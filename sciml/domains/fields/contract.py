@@ -61,7 +61,8 @@ def learn(store: Store, known: Contracts) -> Contract:
     return Contract(axes=axes, dt=dt, time_unit=time_unit, length=length, time=time, spacing=spacing, steady=steady,
                     states=scalings("states", meta.of_role("state")),
                     forcings=scalings("forcings", given_cells(meta)),
-                    parameters=scalings("parameters", parameters), masks=meta.of_role("mask"))
+                    parameters=scalings("parameters", parameters), masks=meta.of_role("mask"),
+                    varying=tuple(name for name in given_cells(meta) if meta.evolves(name)))
 
 
 def given_cells(meta: StoreMeta) -> tuple[str, ...]:

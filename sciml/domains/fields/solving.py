@@ -25,6 +25,9 @@ def solved(known: Contract, batch: TokenBatch, leads: Sequence[float], solver: N
     if known.steady or batch.observed is not None or any(axis.period is None for axis in batch.axes):
         raise InputError(batch.sources, key=solver.name, found="steady, masked or bounded data",
                          expected="complete states on periodic axes", fix="train this data set without a solver")
+    if known.varying:
+        raise InputError(batch.sources, key=solver.name, found=f"{', '.join(known.varying)} changing in time",
+                         expected="forcings that are steady", fix="train this data set without a solver")
     values = torch.empty_like(batch.values)
     for lead in sorted(set(leads)):
         rows = torch.tensor([i for i, own in enumerate(leads) if own == lead], device=values.device)

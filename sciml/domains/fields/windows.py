@@ -12,7 +12,7 @@ from xarray.indexes import PandasIndex
 
 from sciml.data.schema import Block
 from sciml.data.store import Store
-from sciml.domains.fields.config import Leads, fitting, shortest
+from sciml.domains.fields.config import Leads, fitting
 from sciml.domains.fields.mesh import MEASURE
 from sciml.domains.fields.symmetry import Motion, Symmetries
 from sciml.errors import InputError
@@ -110,24 +110,24 @@ class Pairs:
     @classmethod
     def of(cls, frame: Frame, blocks: Sequence[Block], leads: Leads, *, steps: int = 1, random: bool = False,
            augment: Sequence[str] = ()) -> Pairs:
-        """Raises `InputError` where no block is as long as the shortest lead."""
         longest = max((block.stop - block.start for block in blocks), default=0)
-        if blocks and not fitting(leads, (longest - 1) // steps):
-            raise InputError(frame.store.url, key="split", found=f"a part with no more than {longest} states in a row",
-                             expected=f"at least {1 + steps * shortest(leads)}, for the shortest lead",
-                             fix="give that part more time in the source file, or split by group")
         places = [(lead, block, block.stop - block.start - lead * steps)
                   for lead in fitting(leads, (longest - 1) // steps) for block in blocks]
         rows = [(lead, block.group, block.start) for lead, block, count in places if count > 0]
         counts = np.array([count for *_, count in places if count > 0], dtype=np.int64)
-        nearest = sum(count for lead, _, count in places if count > 0 and lead == rows[0][0])
+        shortest = sum(count for lead, _, count in places if count > 0 and lead == rows[0][0])
         return cls(frame, np.array(rows, dtype=np.int64).reshape(-1, 3), counts.cumsum(),
-                   nearest if random else int(counts.sum()), steps, random, frame.symmetries(augment))
+                   shortest if random else int(counts.sum()), steps, random, frame.symmetries(augment))
 
     def __len__(self) -> int:
         return self.length
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
+        """Raises `InputError` if no block is as long as the shortest lead."""
+        if not len(self.ends):
+            raise InputError(self.frame.store.url, key="splits", found="a part with less time than a lead",
+                             expected=f"{self.steps + 1} states, a lead apart each, in train, validation and test",
+                             fix="give that part more time in the source file, split by group, or take shorter leads")
         total = int(self.ends[-1])
         if self.random and total > len(self):
             index = (index * total + int(rng.integers(total))) // len(self)

@@ -281,7 +281,8 @@ def test_questions_and_rollout_scores(plane: Store) -> None:
     assert scores["correlation_time"].tolist() == [0.5, 0.5]
     perfect = adapter.score(rollout, truth, truth)
     assert perfect["correlation_time"].tolist() == [1.5, 1.5]
-    asked_elsewhere = {"boundary_rmse/u", "split_relative_l2", "error_estimate", "error_estimate_correlation"}
+    asked_elsewhere = {"boundary_rmse/u", "rmse_high/u", "split_relative_l2", "error_estimate",
+                       "error_estimate_correlation"}
     assert set(scores) == {m.name for m in adapter.metrics()} - asked_elsewhere
 
 

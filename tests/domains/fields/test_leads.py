@@ -76,7 +76,8 @@ def test_stretches_stay_inside_their_blocks_at_equal_spacing(lengths: list[int],
                                                              random: bool) -> None:
     windows = pairs_of(*lengths, leads=leads, steps=steps, random=random)
     for index in range(len(windows)):
-        group, *times = windows.draw(index, RNG(seed), RNG(0))
+        drawn: Any = windows.draw(index, RNG(seed), RNG(0))
+        group, *times = drawn
         gaps = set(np.diff(times))
         assert len(times) == steps + 1
         assert len(gaps) == 1
@@ -128,6 +129,18 @@ def test_curves_between_fitted_leads_are_interpolated(wave_store: Make) -> None:
             missed.append(float((target.value - target.baseline).square().mean()))
             scaled.append(float((between[1] ** 2 * between[2]).sum()))
     assert np.mean(missed) == pytest.approx(np.mean(scaled), rel=0.2)
+
+
+def test_another_configuration_of_a_known_data_set_has_curves_or_none(wave_store: Make) -> None:
+    """What fine-tuning gets is what a fresh fit would: no recipe says `spectral` and goes without."""
+    store = wave_store((16, 12))
+    with_curves, without = ({"spectral": power} for power in (0.6, 0.0))
+    added = Fields.create(without).fit(store).reconfigured(with_curves).fit(store)
+    fresh = Fields.create(with_curves).fit(store)
+    assert np.array_equal(added.spectra["waves"]["u"][1], fresh.spectra["waves"]["u"][1])
+    assert fresh.reconfigured(with_curves).fit(store).spectra["waves"] is fresh.spectra["waves"]
+    assert not fresh.reconfigured(without).fit(store).spectra
+    assert not fresh.floor().spectra
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5])
@@ -316,3 +329,20 @@ def test_a_forcing_that_varies_in_time_has_no_two_jumps(wave_store: Make) -> Non
     with pytest.raises(InputError, match="autonomous"):
         adapter.encode(sample.assign(force=moving).assign_attrs(split=1))
     assert replace(adapter, config=adapter.config).across({}) == {}
+
+
+def test_chains_over_forcings_that_change_in_time_are_refused(wave_data: Make, tmp_path: Path) -> None:
+    """A jump of two steps, and a solver, would need the forcing in between."""
+    data, draft = wave_data((16,))
+    moving = draft.variables["force"].model_copy(update={"dims": ("time", "x")})
+    data["force"] = data["force"].expand_dims(time=data["time"], axis=1)
+    changed = draft.model_copy(update={"variables": {**draft.variables, "force": moving}})
+    store = write_store(data, changed, tmp_path / "moving.zarr")
+    adapter = Fields.create({"leads": [1, 2]}).fit(store)
+    assert adapter.datasets["waves"].varying == ("force",)
+    assert len(adapter.stretches(store, "train", 2)) > 0
+    with pytest.raises(InputError, match="an autonomous equation"):
+        adapter.stretches(store, "train", 2, spans=(1, 2))
+    batch = adapter.encode(adapter.open(store, "test").draw(0, RNG(0), RNG(0)))
+    with pytest.raises(InputError, match="force changing in time"):
+        adapter.solved(batch, Named(name="burgers"))

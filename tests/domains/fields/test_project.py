@@ -143,6 +143,15 @@ def test_what_cannot_be_projected_is_refused(tmp_path: Path, store: Store) -> No
         Predictor(wild(strict), {"fields": strict}).rollout(sample, steps=1)
 
 
+def test_a_known_data_set_is_asked_again_when_projections_are_added(tmp_path: Path, store: Store) -> None:
+    """As fine-tuning does: the adapter has known it since it was projected by nothing."""
+    steady = poisson_store(tmp_path / "steady")
+    plain = Fields.create({}).fit(store).fit(steady)
+    assert plain.reconfigured({"project": BOTH}).fit(store).config.project.mean == ("tracer",)
+    with pytest.raises(InputError, match="initial state"):
+        plain.reconfigured({"project": {"mean": ["u"]}}).fit(steady)
+
+
 def test_data_with_divergence_are_not_called_free_of_it(tmp_path: Path) -> None:
     from sciml.data.schema import Variable
     from tests.domains.fields.stores import put

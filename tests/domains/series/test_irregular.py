@@ -292,6 +292,24 @@ def test_wrong_questions_are_named(predictor: Predictor, arguments: dict[str, An
         forecast(predictor, frame, **arguments)
 
 
+def test_times_to_come_are_of_the_kind_and_zone_of_the_history(dated: Store) -> None:
+    predictor = predictor_of(dated, **CONFIG)
+    frame = frame_of(*walk(60), dates=True, id="x").rename(columns={"time": "timestamp"})
+    last = frame["timestamp"].iloc[-1]
+    with pytest.raises(InputError, match="expected a time as those of the history"):
+        forecast(predictor, frame, future=[5.0])
+    zoned = frame.assign(timestamp=frame["timestamp"].dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"))
+    asked = [last + pd.Timedelta(days=1)]
+    for bare in (asked, [str(asked[0])], pd.DataFrame({"id": ["x"], "timestamp": asked})):
+        with pytest.raises(InputError, match=r"without a time zone.*Asia/Tokyo"):
+            forecast(predictor, zoned, future=bare)
+    plain = forecast(predictor, frame, future=asked)
+    for same in (pd.DatetimeIndex(asked).tz_localize("UTC"), [f"{asked[0]}+00:00"]):
+        made = forecast(predictor, zoned, future=same)
+        assert (made["timestamp"].dt.tz_convert("UTC").dt.tz_localize(None) == plain["timestamp"]).all()
+        np.testing.assert_array_equal(made["predictions"], plain["predictions"])
+
+
 def test_steps_are_still_asked_for_where_there_are_some(tmp_path: Path) -> None:
     times = np.arange(300.0)
     even = predictor_of(store_of(tmp_path, frame_of(times, walk(300)[1])), **CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from sciml.domains.series.baseline import Ridge, moments
 from sciml.domains.series.covariance import Covariance, Lags
-from sciml.domains.series.kriging import Kriging, last_value
+from sciml.domains.series.encode import Window
+from sciml.domains.series.kriging import Kriging, _residuals, _spread, last_value
 from tests.domains.series.irregular import TAU, walk
 
 RNG = np.random.default_rng
@@ -168,6 +170,23 @@ def test_state_comes_back_and_gradients_are_those_of_its_weights() -> None:
     assert torch.equal(mean, found.expected(history, seen, times[None], np.arange(2), 8)[0])
     slope = torch.autograd.grad(mean[0, 0, 1], history)[0]
     np.testing.assert_allclose((slope * history).sum().item(), mean[0, 0, 1].item())
+
+
+def test_errors_of_training_are_as_large_as_they_are_said_to_be_however_far_off_the_covariance() -> None:
+    """A hundredth of the variance, and a variate of which nothing is known."""
+    covariance = exponential()
+    found = kriging(Covariance(covariance.rate, covariance.frequency, covariance.weight / 1e4, covariance.nugget))
+    times, values = walk(400)
+    cells = np.arange(0, 380, 20)[:, None] + np.arange(20)
+    known = torch.ones(19, 2, 20, dtype=torch.bool)
+    known[:, 1] = False
+    window = Window(torch.from_numpy(values[cells].swapaxes(1, 2)), known, known & (torch.arange(20) < 16), 16,
+                    times[cells], np.arange(2), ("",) * 19)
+    spread = _spread(found, window)
+    assert spread[0] > 50
+    assert spread[1] == 1
+    error, scale, _ = _residuals(replace(found, spread=spread), window)
+    np.testing.assert_allclose((error / scale)[:, 0].square().mean(), 1, rtol=1e-5)
 
 
 def test_the_last_value_is_the_last_one_known() -> None:

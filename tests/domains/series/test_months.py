@@ -11,6 +11,7 @@ import pytest
 
 from sciml.data import rhythm
 from sciml.data.check import validate
+from sciml.data.frames import tables_of_frame
 from sciml.domains.series.adapter import Series
 from sciml.domains.series.calendar import Clock
 from sciml.domains.series.cycle import Cycle
@@ -82,6 +83,30 @@ def test_long_tables_and_rollouts_step_by_months(tmp_path: Path) -> None:
     rolled = predictor.rollout(start, steps=3)
     first = pd.Timestamp(start["time"].values[23])
     assert (rolled["time"].values == pd.date_range(first, periods=19, freq="ME")[1:].to_numpy()).all()
+
+
+@pytest.mark.parametrize("freq", FREQUENCIES)
+def test_months_that_are_missing_are_filled_in_and_other_times_are_not(freq: str) -> None:
+    whole = table(freq, 60)
+    gone = whole.drop(index=[10, 11, 40])
+    both = pd.concat([gone.assign(id="x"), whole.assign(id="y")])
+    for irregular, words in (("refuse", "irregular: fill"), ("fill", "off the rhythm")):
+        odd = gone if irregular == "refuse" else gone.assign(time=gone["time"] + pd.to_timedelta(gone.index % 7, "D"))
+        with pytest.raises(InputError, match=words):
+            tables_of_frame(odd, timestamp_column="time", options={"irregular": irregular})
+    filled, _ = tables_of_frame(both, timestamp_column="time", id_column="id", options={"irregular": "fill"})
+    assert (filled.time.reshape(2, 60) == whole["time"].to_numpy()).all()
+    assert np.flatnonzero(np.isnan(filled.value).all(1)).tolist() == [10, 11, 40]
+    np.testing.assert_array_equal(filled.value[60:], whole[["a", "b"]])
+
+
+def test_a_day_that_not_every_month_has_is_no_beginning(tmp_path: Path) -> None:
+    predictor = predictor_of(store_of(tmp_path, table("MS"), irregular="refuse"), look_back=24, horizons=[6], patch=6)
+    frame = pd.DataFrame({"timestamp": [pd.Timestamp("2024-01-31")], "a": [0.0], "b": [1.0]})
+    with pytest.raises(InputError, match="a day that every month has, counted in steps of MS"):
+        forecast(predictor, frame, horizon=3)
+    made = forecast(predictor, frame.assign(timestamp=pd.Timestamp("2024-01-28")), horizon=2)
+    assert made["timestamp"][:2].tolist() == [pd.Timestamp("2024-02-28"), pd.Timestamp("2024-03-28")]
 
 
 def test_a_course_of_the_year_has_a_place_for_every_month(tmp_path: Path) -> None:
