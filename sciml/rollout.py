@@ -144,6 +144,9 @@ def rollout_to_zarr(predictor: Predictor, store: Store, split: SplitName, out: s
     starts = adapter.starts(store, split)
     count = len(starts) if trajectories is None else min(trajectories, len(starts))
     if not count:
+        if store.meta.splits.of(split):
+            raise InputError(store.url, key=f"split {split}", found="nothing that goes on in time",
+                             expected="states to start from", fix="ask for the answer: predictor.predict(sample)")
         raise InputError(store.url, key=f"split {split}", found="no block", expected="at least one initial state",
                          fix="choose another split")
     plan = {"steps": steps, "samples": count, "split": split, "store": store.meta.split_identity(),

@@ -136,6 +136,9 @@ def open_sources(recipe: Recipe, predictor: Predictor, stores: Sequence[Store],
     for entry, store in zip(recipe.data, stores):
         adapter, chain = predictor.adapter(store.meta.domain), chain_of(entry.chain)
         windows = _windows(adapter, store, split, chain)
+        if not len(windows):
+            raise InputError(store.url, key=f"splits.{split}", found="no sample", expected=f"at least one of {split}",
+                             fix="give the part longer blocks, or ask for less: look-back, horizon, lead, chain")
         sources.append(Source(store.meta.dataset, adapter, windows, entry.batch, entry.weight, chain))
     return tuple(sources)
 

@@ -203,3 +203,9 @@ def test_training_along_a_chain_is_exactly_repeatable(store: Store, tmp_path: Pa
         states.append((tmp_path / name / "train.jsonl").read_text())
     strip = [[line.split('"seconds"')[0] for line in text.splitlines()] for text in states]
     assert strip[0] == strip[1]
+
+
+def test_a_part_without_samples_is_refused(store: Store, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(predictor.adapter("fields")), "open", lambda *args, **options: [])
+    with pytest.raises(InputError, match=r"\[splits.train\]: found no sample; expected at least one of train"):
+        open_sources(recipe(store), predictor, [store])

@@ -110,6 +110,10 @@ def calibrate(predictor: Predictor, store: Store, *, coverages: Sequence[float] 
     """Of a store's validation split: at most `MOST_WINDOWS` windows of the longest horizon fitted that it has room for,
     spread evenly over it. Raises `InputError` for a data set the checkpoint doesn't know, or without such windows."""
     model = model_of_store(predictor, store)
+    if model.known.clock.stepless:
+        raise InputError(store.url, key="step_time", found="times that follow no step",
+                         expected="steps: intervals are calibrated for each of them",
+                         fix="leave the calibration out; the model's own quantiles are kriging's")
     horizon = max((h for h in model.horizons if _room(store, h)), default=model.horizons[0])
     asked = windows_of(model, store, "validation", horizon, most=MOST_WINDOWS)
     levels = sorted({round(q, 9) for c in coverages for q in ((1 - c) / 2, (1 + c) / 2)})

@@ -18,6 +18,7 @@ from sciml.operator.config import OperatorConfig
 from sciml.operator.operator import Operator
 from sciml.packing import collate, unpack
 from sciml.predictor import Predictor
+from sciml.rollout import rollout_to_zarr
 from sciml.testing import CHECKS, Subject, prepare
 from sciml.testing.conformance import OPERATOR
 from sciml.tokens import Outputs
@@ -136,3 +137,8 @@ def _without(store: Store, folder: Path) -> Store:
     data = store.lazy()
     return put(folder, {"u": data["u"].load().drop_attrs().variable}, {n: data[n].values for n in ("x", "y")},
                {"u": store.meta.variables["u"]}, store.meta.axes, dt=None, frames=1, dataset="alone")
+
+
+def test_steady_data_are_not_rolled_out(store: Store, subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing that goes on in time.*predictor\.predict"):
+        rollout_to_zarr(subject.predictor, store, "test", tmp_path / "out.zarr", steps=2)
