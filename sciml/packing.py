@@ -52,11 +52,14 @@ def alike(batches: Sequence[TokenBatch]) -> list[list[TokenBatch]]:
 
 
 def _form(batch: TokenBatch) -> tuple[tuple[int, ...], ...]:
-    """Shapes that samples of one batch share: of the lattice, of what is asked and kept where nothing is packed."""
+    """Shapes that samples of one batch share: of the lattice, of what is asked and kept where nothing is packed; and
+    which of the targets are scaled by wavenumber."""
     if batch.packed_axis is not None:
         return (_lattice(batch),)
-    tensors = [*(target.value for target in batch.targets.values()), *batch.kept.values()]
-    return (_lattice(batch), *(tuple(t.shape[1:]) for t in tensors))
+    targets = batch.targets.values()
+    tensors = [*(t for target in targets for t in (target.value, target.mask)), *batch.kept.values()]
+    return (_lattice(batch), *(tuple(t.shape[1:]) for t in tensors),
+            tuple(i for i, target in enumerate(targets) if target.spectrum is not None))
 
 
 def _lattice(batch: TokenBatch) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sciml import tokens
 from sciml.errors import InputError
-from sciml.packing import collate, unpack
+from sciml.packing import alike, collate, unpack
 from sciml.testing.compare import difference, widened
 from sciml.tokens import Conditions, Target, TokenBatch
 
@@ -101,3 +101,12 @@ def test_other_conditions_are_refused() -> None:
         collate([grid(0), replace(grid(1), conditions=Conditions({}, grid(1).conditions.lattice))])
     with pytest.raises(InputError, match="same conditions"):
         collate([grid(0, context=True), grid(1)])
+
+
+def test_samples_scaled_by_wavenumber_and_others_are_batched_apart() -> None:
+    axis = tokens.space("x", torch.arange(4.0), period=4.0)
+    one = torch.ones(1, 4, 1)
+    plain = TokenBatch("doc", "doc", one, ("doc/u",), (axis,), targets={"state": Target(one, one.bool(), one, one)})
+    spectral = replace(plain, targets={"state": Target(one, one.bool(), one, one, torch.ones(1, 3, 1))})
+    unknown = replace(plain, targets={"state": Target(one, torch.zeros(1, 1, 1).bool(), one, one)})
+    assert [len(group) for group in alike([plain, plain, spectral, spectral, unknown])] == [2, 2, 1]
