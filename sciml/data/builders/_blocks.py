@@ -44,6 +44,12 @@ class Draws(Section):
         return self.solve_resolution or self.resolution
 
 
+def check_whole_cells(options: Draws) -> None:
+    """Raises ValueError unless a saved cell is a whole number of the solver's: what is saved are means of them."""
+    if options.grid % options.resolution:
+        raise ValueError("solve_resolution must be a multiple of resolution")
+
+
 D = TypeVar("D", bound=Draws)
 Task = Callable[[D, int, int], Mapping[str, np.ndarray]]
 

@@ -66,8 +66,7 @@ class Options(blocks.Draws):
 
     @model_validator(mode="after")
     def _check(self) -> Options:
-        if self.grid % self.resolution:
-            raise ValueError("solve_resolution must be a multiple of resolution")
+        blocks.check_whole_cells(self)
         if self.ends not in ALLOWED[self.equation]:
             raise ValueError(f"boundary of {self.equation}: one of {', '.join(ALLOWED[self.equation])}")
         if min(np.size(v) for v in (self.recharge, self.wavenumber, self.loss)) == 0 or np.min(self.wavenumber) <= 0:

@@ -53,8 +53,7 @@ class Options(_blocks.Draws):
 
     @model_validator(mode="after")
     def _check(self) -> Options:
-        if self.grid % self.resolution:
-            raise ValueError("solve_resolution must be a multiple of resolution")
+        _blocks.check_whole_cells(self)
         return self
 
     @property

@@ -52,8 +52,7 @@ class Options(_blocks.Draws):
 
     @model_validator(mode="after")
     def _check(self) -> Options:
-        if self.grid % self.resolution:
-            raise ValueError("solve_resolution must be a multiple of resolution")
+        _blocks.check_whole_cells(self)
         if self.initial == "random" and self.height / 2 + self.hills > 0.9:
             raise ValueError("height / 2 + hills must not exceed 0.9, or the bottom comes close to the surface")
         return self

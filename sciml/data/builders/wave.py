@@ -59,8 +59,7 @@ class Options(blocks.Draws):
                 raise ValueError(f"{name}: at least 1, the lower bound first")
         if not 0 < self.speed[0] <= self.speed[1]:
             raise ValueError("speed: positive, the lower bound first")
-        if self.grid % self.resolution:
-            raise ValueError("solve_resolution must be a multiple of resolution")
+        blocks.check_whole_cells(self)
         for ends in (self.boundary_x, self.boundary_y):
             if (ends[0] == "periodic") != (ends[1] == "periodic"):
                 raise ValueError("an axis is periodic at both ends or at neither")

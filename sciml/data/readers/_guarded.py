@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,14 @@ from sciml.errors import InputError
 
 def open_with_references(url: str | Path, limits: Limits) -> Any:
     """A guarded, read-only ``h5py.File`` as of `sciml.data.safety.open_hdf5`, object references let through."""
+    return open_checked(url, limits, check_array)
+
+
+def open_checked(url: str | Path, limits: Limits, check: Callable[[str, str, Any, Limits], int]) -> Any:
+    """A read-only ``h5py.File`` whose arrays `check` lets through, closed if it doesn't."""
     file = safety.raw_hdf5(url)
     try:
-        safety.check_hdf5_objects(str(url), file, size_of(url), limits, check_array)
+        safety.check_hdf5_objects(str(url), file, size_of(url), limits, check)
     except BaseException:
         file.close()
         raise

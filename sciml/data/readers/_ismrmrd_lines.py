@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data import safety
 from sciml.data.files import size_of
 from sciml.data.readers import _guarded
 from sciml.data.readers._ismrmrd_header import Steps
@@ -46,13 +45,7 @@ class Lines:
 
 def open_lines(path: str | Path, limits: Limits) -> Any:
     """A guarded ``h5py.File`` as of `sciml.data.safety.open_hdf5`, records with lists of numbers let through."""
-    file = safety.raw_hdf5(path)
-    try:
-        safety.check_hdf5_objects(str(path), file, size_of(path), limits, _check_array)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    return _guarded.open_checked(path, limits, _check_array)
 
 
 def _check_array(where: str, name: str, array: Any, limits: Limits) -> int:
