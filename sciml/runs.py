@@ -43,13 +43,13 @@ def begin(folder: Path, recipe: Recipe, predictor: Predictor, stores: Sequence[S
     """
     ranks = Ranks.join()
     raw = recipe.model_dump(mode="json")
+    sources, validation = open_sources(recipe, predictor, stores), _validation(recipe, predictor, stores)
     if ranks.first:
         _claim(folder, raw, overwrite)
     ranks.barrier()
     predictor.recipe = raw
     predictor.provenance = {**predictor.provenance, **provenance(predictor, stores)}
-    run = Run(folder, recipe, predictor, open_sources(recipe, predictor, stores),
-              _validation(recipe, predictor, stores), ranks)
+    run = Run(folder, recipe, predictor, sources, validation, ranks)
     resume(run)
     freeze_budget(run)
     return run

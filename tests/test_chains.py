@@ -168,12 +168,19 @@ def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> 
     ("unroled", r"found 'unroled'; expected one of: .*unrolled"),
     ({"unrolled": {"steps": 0}}, r"chain.unrolled.*steps: a whole number of at least 1"),
     ({"unrolled": {"depth": 2}}, r"chain.unrolled.*unexpected keyword argument 'depth'"),
+    ({"diverted": {"solver": "burger"}}, r"chain.diverted.*found 'burger'; expected one of: .*burgers"),
     ({"direct": {"noise": 3}}, r"chain.direct.*noise: a number from 0 to 1"),
     ({"unrolled": {"steps": 40}}, r"expected 40 equal steps"),
 ])
 def test_a_wrong_chain_is_refused(store: Store, predictor: Predictor, chain: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_sources(recipe(store, chain), predictor, [store])
+
+
+def test_a_run_that_can_not_start_claims_no_folder(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected 40 equal steps"):
+        pretrain(recipe(store, {"unrolled": {"steps": 40}}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_domain_without_stretches_says_so(tmp_path: Path) -> None:

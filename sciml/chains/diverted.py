@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml import registry
 from sciml.adapter import Solving
 from sciml.chains import Going, check_share, consecutive, grown
 from sciml.errors import InputError
 from sciml.recipe import Named
+from sciml.solvers import SOLVERS
 from sciml.tokens import TokenBatch
 
 
@@ -32,6 +34,7 @@ class Diverted:
         consecutive(self.steps)
         check_share(curriculum=self.curriculum)
         object.__setattr__(self, "solver", Named.model_validate(self.solver))
+        registry.find(SOLVERS, self.solver.name, where="recipe, chain.diverted")
 
     @property
     def links(self) -> tuple[tuple[int, int], ...]:
