@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Layout = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 READ_BYTES = 16 << 20
+PATIENCE = 16
+"""Misses after which an array is read in blocks of `READ_BYTES`, if all arrays fit into the cache."""
 _Column = tuple[str, int | None, int]
 """Array, chunk of groups (None: an array without groups), chunk of time or rows."""
 
@@ -35,8 +37,9 @@ class ChunkReader:
     shapes.
 
     What is cached is a column: all of space for one chunk of group and time, or of rows. Columns that are missing and
-    follow one another are read in one call of at most about 16 MiB. Safe in threads; after a fork files are opened
-    anew.
+    follow one another are read in one call of at most about 16 MiB. If all arrays fit
+    into the cache, one that is asked for again and again (training) is soon read in such blocks of whole trajectories:
+    a call costs as much as decoding ten frames of 64². Safe in threads; after a fork files are opened anew.
     """
 
     def __init__(self, url: str, layout: Layout, cache_bytes: int) -> None:
@@ -44,6 +47,8 @@ class ChunkReader:
         self.held = self.decoded = self.asked = 0
         self._columns: OrderedDict[_Column, np.ndarray] = OrderedDict()
         self._arrays: dict[str, zarr.Array] = {}
+        self._misses: Counter[str] = Counter()
+        self._fits: bool | None = None
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def constant(self, name: str, group: int) -> np.ndarray:
@@ -116,6 +121,9 @@ class ChunkReader:
         """The missing column `index` and the missing ones right after it, before `last`."""
         array, axis = self._array(name), 0 if row is None else 1
         chunk = self.layout[name][0][:axis + 1]
+        self._misses[name] += 1
+        if row is not None and self._misses[name] > PATIENCE and self._keep_block(name, row):
+            return [self._columns[name, row, index]]
         span, front = chunk[-1], () if row is None else (slice(row * chunk[0], (row + 1) * chunk[0]),)
         together = max(1, READ_BYTES // max(1, math.prod((*chunk, *array.shape[axis + 1:])) * array.dtype.itemsize))
         stop = index + 1
@@ -127,6 +135,25 @@ class ChunkReader:
         every = (slice(None),) * axis
         return [self._keep((name, row, i), block[(*every, slice((i - index) * span, (i + 1 - index) * span))].copy())
                 for i in range(index, stop)]
+
+    def _keep_block(self, name: str, row: int) -> bool:
+        """Cache the chunks of groups around `row`, in all their times, that make about `READ_BYTES`; whether it did,
+        since all arrays fit into the cache."""
+        if self._fits is None:
+            self._fits = sum(self._array(each).nbytes for each in self.layout) <= self.cache_bytes
+        if not self._fits:
+            return False
+        array, (groups, span) = self._array(name), self.layout[name][0][:2]
+        line = math.prod((groups, *array.shape[1:])) * array.dtype.itemsize
+        together = max(1, READ_BYTES // max(1, line))
+        first = row - row % together
+        block = np.asarray(array[first * groups:(first + together) * groups])
+        for own in range(-(-len(block) // groups)):
+            part = block[own * groups:(own + 1) * groups]
+            for index in range(-(-array.shape[1] // span)):
+                if (name, first + own, index) not in self._columns:
+                    self._keep((name, first + own, index), part[:, index * span:(index + 1) * span].copy())
+        return True
 
     def _keep(self, key: _Column, column: np.ndarray) -> np.ndarray:
         self.decoded += column.nbytes

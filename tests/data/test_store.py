@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciml.data import statistics
+from sciml.data.chunks import PATIENCE
 from sciml.data.layout import CHUNK_BYTES, SHARD_BYTES, chunks_and_shards
 from sciml.data.schema import AxisMeta, Block, Provenance, Splits, Variable
 from sciml.data.store import Store, StoreDraft, open_store, write_store
@@ -144,6 +145,23 @@ def test_the_cache_is_bounded_and_amplification_counts_what_is_decoded(toy: tupl
     none.read("w", 0)
     assert none.amplification == 1.0
     assert none.cached_bytes == 0
+
+
+def test_what_fits_into_the_cache_is_soon_read_in_whole(toy: tuple[Store, xr.Dataset]) -> None:
+    url, data = toy[0].url, toy[1]
+    order = np.random.default_rng(0).permutation(data.sizes["trajectory"] * data.sizes["time"])
+    places = [divmod(int(i), data.sizes["time"]) for i in order]
+    assert len(places) > 4 * PATIENCE, "the array has too few frames for this test"
+    store, one_by_one = open_store(url), open_store(url, cache_bytes=0)
+    for group, time in places[:2 * PATIENCE]:
+        for each in (store, one_by_one):
+            assert (each.read("w", group, time, time + 1) == data["w"][group, time].values).all()
+    held = store.cached_bytes
+    assert one_by_one.amplification == 1.0
+    assert held >= data["w"].nbytes
+    for group, time in places:
+        assert (store.read("w", group, time, time + 1) == data["w"][group, time].values).all()
+    assert store.cached_bytes == held, "nothing was left to read"
 
 
 def test_what_is_read_is_a_copy(toy: tuple[Store, xr.Dataset]) -> None:
