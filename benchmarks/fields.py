@@ -9,12 +9,17 @@ validation split, a tenth of the budget a try, as many tries for ours as for a p
 the test split is read once per model. Peers learn what persistence misses (of steady data: what the training mean
 misses) in one scale, as they are used; ours what its recipe says.
 
+Trained weights stay in ``runs/bench_fields/<case>_…``, named after recipe and budget, so that a run that was stopped
+goes on; delete the folder after a change of code.
+
 - navier_stokes also has the same weights on twice the resolution (`resolution`: the error there over the error here),
-  and rollouts of 200 steps beside the solver's spectrum.
+  and rollouts of 200 steps beside the solver's: correlation time and mean spectrum.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,9 +37,9 @@ from sciml.data.split_config import GroupSplit
 from sciml.data.store import Store, open_store
 from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
-from sciml.metrics import energy_spectrum
-from sciml.recipe import load_recipe
-from sciml.report.bench import Bench, Row
+from sciml.metrics import correlation, correlation_time, energy_spectrum
+from sciml.recipe import Recipe, load_recipe
+from sciml.report.bench import Bench, Row, write_json
 from sciml.report.machine import gemm_gflops
 from sciml.rollout import BlowUp, rollout
 
@@ -43,6 +48,7 @@ common = load_script(HERE / "common.py")
 peers = load_script(HERE / "fields_peers.py")
 say = common.say
 
+RUNS = Path("runs/bench_fields")
 LONG, LONG_STARTS = 200, 4
 NAMES = {"fno": "neuraloperator_fno", "tfno": "neuraloperator_tfno", "uno": "neuraloperator_uno", "unet": "unet"}
 UNITS = {"correlation_time": "t", "finite_steps": "steps"}
@@ -50,13 +56,20 @@ UNITS = {"correlation_time": "t", "finite_steps": "steps"}
 
 @dataclass(frozen=True)
 class Case:
-    """data: of `datasets/`; seconds of training per model; scores: of an evaluation, by question and metric; finer:
-    cells per side of the grid that the same weights are also asked about."""
+    """data: of `datasets/`; seconds of training per model; steps: of the rollouts that are scored, 0 if the case is
+    steady; finer: cells per side of the grid that the same weights are also asked about."""
 
     data: str
     seconds: float
-    scores: tuple[str, ...] = ("one_step/relative_l2", "rollout_12/gmean_relative_l2", "rollout_12/correlation_time")
+    steps: int = 12
     finer: int = 0
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Of an evaluation, by question and metric."""
+        rollout = f"rollout_{self.steps}"
+        moving = ("one_step/relative_l2", f"{rollout}/gmean_relative_l2", f"{rollout}/correlation_time")
+        return moving if self.steps else ("steady/relative_l2",)
 
 
 CASES = {
@@ -64,9 +77,9 @@ CASES = {
     "kelvin_helmholtz": Case("euler/kelvin_helmholtz", 1200.0),
     "riemann": Case("euler", 1200.0),
     "gray_scott": Case("reaction_diffusion", 600.0),
-    "kuramoto_sivashinsky": Case("kuramoto_sivashinsky", 600.0),
+    "kuramoto_sivashinsky": Case("kuramoto_sivashinsky", 600.0, steps=100),
     "wave": Case("wave", 600.0),
-    "darcy": Case("elliptic", 600.0, ("steady/relative_l2",)),
+    "darcy": Case("elliptic", 600.0, steps=0),
 }
 
 
@@ -92,30 +105,53 @@ def store_of(case: Case) -> Store:
 def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> None:
     """Tune, train and score all models of a case; the rows appear when all are done."""
     recipe, store, kinds = load_recipe(config(name)), store_of(case), ("sciml", *peers.KINDS)
-    chosen = peers.tuned(recipe, store, kinds, seconds / 10)
-    say(f"{name}: chosen on validation: {chosen}")
-    trainers = [(kind, peers.trainer(kind, chosen[kind], recipe, store, seconds, seed))
-                for seed in range(seeds) for kind in kinds]
-    common.train_together([each for _, each in trainers])
+    runs = trained(name, recipe, store, seconds, seeds)
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-    for kind, each in trainers:
+    for (kind, _), each in runs.items():
         found[kind].append(scores(each, store, case))
         say(f"{name} {kind}: {each.step} steps, {common.parameters(each.predictor)} parameters, {found[kind][-1]}")
-    rows = {kind: {metric: float(np.mean([one.get(metric, np.nan) for one in each])) for metric in each[0]}
-            for kind, each in found.items()}
-    for metric, ours in rows["sciml"].items():
-        unit = UNITS.get(metric.rpartition("/")[2], "1")
-        for kind in peers.KINDS:
-            theirs = rows[kind].get(metric)
-            if np.isfinite(ours) and theirs is not None and np.isfinite(theirs):
-                bench.add(Row(metric=f"{name}/{metric}", unit=unit, ours=ours, peer=theirs, peer_name=NAMES[kind]))
-            else:
-                say(f"{name}/{metric}: no row beside {kind}, one isn't finite: ours {ours}, theirs {theirs}")
-    for kind, (_, each) in zip(kinds, trainers):
-        label = "ours" if kind == "sciml" else kind
+    for metric in found["sciml"][0]:
+        beside(bench, f"{name}/{metric}", {kind: [one.get(metric, np.nan) for one in each]
+                                           for kind, each in found.items()})
+    for kind in kinds:
+        each, label = runs[kind, 0], "ours" if kind == "sciml" else kind
         bench.add(Row(metric=f"{name}/parameters/{label}", unit="1", ours=float(common.parameters(each.predictor))))
         bench.add(Row(metric=f"{name}/steps/{label}", unit="1", ours=float(each.step)))
     bench.add(Row(metric=f"{name}/training/cpu", unit="s", ours=seconds))
+
+
+def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:
+    """Rows of a figure beside every peer, means over seeds; ours seed by seed too, if there are several."""
+    unit, ours = UNITS.get(metric.rpartition("/")[2], "1"), float(np.mean(found["sciml"]))
+    for kind in peers.KINDS:
+        theirs = float(np.mean(found[kind]))
+        if np.isfinite([ours, theirs]).all():
+            bench.add(Row(metric=metric, unit=unit, ours=ours, peer=theirs, peer_name=NAMES[kind]))
+        else:
+            say(f"{metric}: no row beside {kind}, one isn't finite: ours {ours}, theirs {theirs}")
+    if len(found["sciml"]) > 1 and np.isfinite(ours):
+        bench.add(Row(metric=f"{metric}_std", unit=unit, ours=float(np.std(found["sciml"], ddof=1))))
+
+
+def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int) -> dict[tuple[str, int], Any]:
+    """(kind, seed) → a trainer at the end of its budget: tuned on validation, those that are missing trained in turns.
+    """
+    kinds = ("sciml", *peers.KINDS)
+    told = json.dumps([recipe.model_dump(mode="json"), store.meta.split_identity(), seconds])
+    folder = RUNS / f"{name}_{seconds:g}s_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    settings = folder / "chosen.json"
+    if not settings.exists():
+        write_json(settings, peers.tuned(recipe, store, kinds, seconds / 10))
+    chosen = {kind: tuple(each) for kind, each in json.loads(settings.read_text()).items()}
+    say(f"{name}: chosen on validation: {chosen}")
+    runs = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
+            for seed in range(seeds) for kind in kinds}
+    files = {key: folder / f"{key[0]}_{key[1]}.safetensors" for key in runs}
+    missing = [key for key in runs if not peers.restore(runs[key], files[key])]
+    common.train_together([runs[key] for key in missing])
+    for key in missing:
+        peers.keep(runs[key], files[key])
+    return runs
 
 
 def scores(each: Any, store: Store, case: Case) -> dict[str, float]:
@@ -148,34 +184,37 @@ def finer_store(store: Store, solved: int, saved: int) -> Store:
 
 
 def long_rollout(each: Any, store: Store) -> dict[str, float]:
-    """Finite steps (the fewest of all trajectories) and, if all are, the largest factor between the mean energy spectra
-    of model and solver over the second half, up to half the Nyquist wavenumber."""
-    adapter, spectra, finite = each.adapter, [], LONG
-    for sample in adapter.starts(store, "test")[:LONG_STARTS]:
+    """Beside the solver, from the same states: finite steps (the fewest of all trajectories), mean correlation time
+    and, if all are finite, the largest factor between the mean energy spectra over the second half, up to half the
+    Nyquist wavenumber."""
+    adapter, spectra, finite, known = each.adapter, [], LONG, []
+    truth = solver_rollout(store.url)
+    for sample, true in zip(adapter.starts(store, "test")[:LONG_STARTS], truth):
         states: list[Any] = []
         with suppress(BlowUp):
             states.extend(rollout(each.predictor, adapter.initial(sample), LONG))
         finite = min(finite, len(states))
+        frames = np.concatenate([adapter.observe(state)["vorticity"].values for state in states])
+        known.append(float(correlation_time(correlation(frames, true[:len(frames)], keep=1), store.meta.dt or 1.0)))
         if len(states) == LONG:
-            frames = np.concatenate([adapter.observe(state)["vorticity"].values for state in states[LONG // 2:]])
-            spectra.append(energy_spectrum(frames, (1.0, 1.0))[1].mean(0))
-    result = {f"rollout_{LONG}/finite_steps": float(finite)}
+            spectra.append(energy_spectrum(frames[LONG // 2:], (1.0, 1.0))[1].mean(0))
+    result = {f"rollout_{LONG}/finite_steps": float(finite),
+              f"rollout_{LONG}/correlation_time": float(np.mean(known))}
     if finite < LONG:
         return result
-    reference = solver_spectrum(store.url)
+    reference = energy_spectrum(truth[:, LONG // 2:].reshape(-1, *truth.shape[2:]), (1.0, 1.0))[1].mean(0)
     half = (len(reference) - 1) // 2
     ratio = (np.mean(spectra, axis=0) / reference)[1: half + 1]
     return result | {f"rollout_{LONG}/spectrum_ratio": float(np.maximum(ratio, 1 / ratio).max())}
 
 
 @lru_cache(maxsize=1)
-def solver_spectrum(url: str) -> np.ndarray:
-    """Mean energy spectrum of the solver over the second half of the same long rollouts."""
+def solver_rollout(url: str) -> np.ndarray:
+    """``(LONG_STARTS, LONG, x, y)``: the solver from the first states of test trajectories, after every step."""
     from sciml.data.builders.navier_stokes import advance
 
     store = open_store(url)
     groups = [block.group for block in store.meta.splits.test][:LONG_STARTS]
     first = np.stack([store.read("vorticity", group, 0, 1)[0] for group in groups]).astype(np.float64)
     viscosity, forcing = float(store.read("viscosity", groups[0])), store.read("forcing", groups[0])
-    truth = np.asarray(advance(first, viscosity, forcing, store.meta.dt or 1.0, LONG))
-    return energy_spectrum(truth[:, LONG // 2:].reshape(-1, *first.shape[1:]), (1.0, 1.0))[1].mean(0)
+    return np.asarray(advance(first, viscosity, forcing, store.meta.dt or 1.0, LONG))

@@ -146,6 +146,11 @@ def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store,
                           recipe.train.model_copy(update=changes), batch, seconds)
 
 
+def tensors(predictor: Predictor) -> dict[str, Tensor]:
+    """Parameters and buffers; a peer's `state_dict` also has what is no tensor."""
+    return {**dict(predictor.operator.named_parameters()), **dict(predictor.operator.named_buffers())}
+
+
 @torch.no_grad()
 def validation(trainer: Any, count: int = JUDGED) -> float:
     """Mean objective of validation samples, at all leads of the recipe (or of steady ones), with averaged weights if
@@ -156,13 +161,14 @@ def validation(trainer: Any, count: int = JUDGED) -> float:
     windows = adapter.open(trainer.store, "validation")
     shown = np.unique(np.linspace(0, len(windows) - 1, count).astype(int))
     errors: list[Tensor] = []
-    own = {name: value.detach().clone() for name, value in trainer.predictor.operator.state_dict().items()}
+    own = {name: value.detach().clone() for name, value in tensors(trainer.predictor).items()}
     predictor = trainer.averaged()
     with evaluating(predictor.operator):
         for part in np.array_split(shown, max(1, len(shown) // 16)):
             batch = collate([adapter.encode(windows.draw(int(i), rng, rng)) for i in part])
             errors.append(trainer.objective(forward(adapter, predictor.operator, batch), batch))
-    predictor.operator.load_state_dict(own)
+    for name, value in tensors(predictor).items():
+        value.copy_(own[name])
     return float(torch.cat(errors).mean())
 
 
@@ -182,3 +188,30 @@ def tuned(recipe: Recipe, store: Store, kinds: Sequence[str], seconds: float) ->
         common.say(f"tuning {kind}: rate {setting[0]:g}, batch {setting[1]}, {each.step} steps: {error:.4f}")
         best[kind] = min(best.get(kind, (float("inf"), setting)), (error, setting))
     return {kind: setting for kind, (_, setting) in best.items()}
+
+
+def keep(trainer: Any, path: Path) -> None:
+    """The averaged weights and steps of a trainer that is done; from then on the trainer has these weights too."""
+    from safetensors.torch import save_file
+
+    state = tensors(trainer.averaged())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, str(aside),
+              {"step": str(trainer.step), "failed": str(int(trainer.failed))})
+    aside.rename(path)
+
+
+def restore(trainer: Any, path: Path) -> bool:
+    """Whether a trainer was kept there; if so it is as it was then, at the end of its budget."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        return False
+    with safe_open(str(path), "pt") as file:
+        with torch.no_grad():
+            for name, value in tensors(trainer.predictor).items():
+                value.copy_(file.get_tensor(name))
+        trainer.step, trainer.failed = int(file.metadata()["step"]), file.metadata()["failed"] == "1"
+    trainer.average, trainer.used = None, trainer.seconds
+    return True
