@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + gate · Σ mixers(norm(x, c)), then x + gate · ffn(norm(x, c)); cross attention to a context between them."""
+    """x + Δ gate · Σ mixers(norm(x, c)), then x + Δ gate · ffn(norm(x, c)), with Δ = 1 / loops."""
 
     def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float) -> None:
         super().__init__()
@@ -50,6 +50,7 @@ class Block(nn.Module):
         self.modulate_ffn = Modulation(condition_width, config.width)
         self.ffn = FeedForward(config.width, config.ffn_ratio)
         self.dropout = dropout
+        self.share = 1 / config.loops
 
     def prepare(self, geometry: Geometry) -> None:
         for mixer in self.mixers:
@@ -66,9 +67,9 @@ class Block(nn.Module):
                 cache.append(state)
             mixed = y if mixed is None else mixed + y
         assert mixed is not None
-        x = torch.addcmul(x, gate, self._drop(mixed))
+        x = torch.addcmul(x, gate, self._drop(mixed), value=self.share)
         shift, scale, gate = self.modulate_ffn(c, geometry)
-        return torch.addcmul(x, gate, self._drop(self.ffn(scaled_norm(x, scale, shift))))
+        return torch.addcmul(x, gate, self._drop(self.ffn(scaled_norm(x, scale, shift))), value=self.share)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -11,12 +11,14 @@ class LevelConfig(Section):
     """One scale of the hierarchy: blocks on the way down (`depth`) and, but for the coarsest, on the way up.
 
     mixers: what every block adds up; or a list of such lists that the blocks take in turn (down, then up), as in
-    ``[[window], [window], [full]]``.
+    ``[[window], [window], [full]]``. loops: how often all blocks of a way are applied with the same weights, each time
+    adding 1 / loops of what they would add at once (docs/design/0028-looped-depth.md).
     """
 
     width: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=0)
     depth_up: int = Field(default=0, ge=0)
+    loops: int = Field(default=1, ge=1)
     mixers: tuple[tuple[Named, ...], ...] = ((Named(name="axial"), Named(name="local")),)
     head_width: int = Field(default=32, ge=4)
     ffn_ratio: float = Field(default=2.0, gt=0)
@@ -31,6 +33,12 @@ class LevelConfig(Section):
     def block_mixers(self, index: int) -> tuple[Named, ...]:
         """The mixers of block `index` of the level, counted down and then up."""
         return self.mixers[index % len(self.mixers)] if self.mixers else ()
+
+    @model_validator(mode="after")
+    def _looped_blocks(self) -> LevelConfig:
+        if self.loops > 1 and not self.depth + self.depth_up:
+            raise ValueError("loops repeat the blocks of a level: it needs depth or depth_up")
+        return self
 
     @model_validator(mode="after")
     def _whole_heads(self) -> LevelConfig:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sciml.mixers.radial import along
+from sciml.tokens import Axis
 
 
 class Taps(nn.Module):
     """p matrices ``(C, C)``, one per place in a patch, shared by all axes.
 
     The kernel of a patch of rank r is their product over the axes, T[i₁] T[i₂] … T[iᵣ]: matrices don't commute, so the
-    axes stay distinguishable, and the same p·C² weights serve every rank. A tap is a function of the place within the
-    patch, known at p points. On another grid, where a patch of the same physical size has more or fewer cells, a stem
-    needs its mean over each cell (it integrates), a head its value at each (it evaluates).
+    axes stay distinguishable, and the same p·C² weights serve every rank.
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -23,38 +25,13 @@ class Taps(nn.Module):
         noise = torch.randn(patch, width, width) / width**0.5
         self.weight = nn.Parameter(0.7 * torch.eye(width) + 0.7 * noise)
 
-    def kernel(self, sizes: Sequence[int], *, mean: bool = False) -> Tensor:
-        """``(Π sizes, C, C)`` for patches of that many cells along each axis, first axis slowest."""
+    def kernel(self, sizes: Sequence[int]) -> Tensor:
+        """``(Π sizes, C, C)``, first axis slowest, for patches of p cells along some axes and 1 along the others, where
+        the first tap acts."""
         product = torch.eye(self.weight.shape[-1], dtype=self.weight.dtype, device=self.weight.device)[None]
         for size in sizes:
-            taps = average(self.weight, size) if mean else resample(self.weight, size)
-            product = torch.einsum("aij,bjk->abik", product, taps).flatten(0, 1)
+            product = torch.einsum("aij,bjk->abik", product, self.weight[:size]).flatten(0, 1)
         return product
-
-
-def resample(taps: Tensor, size: int) -> Tensor:
-    """Taps at `size` equally spaced places instead of p: linear interpolation, constant beyond the last one."""
-    patch = taps.shape[0]
-    if size == patch:
-        return taps
-    place = torch.arange(size, dtype=taps.dtype, device=taps.device) * (patch / size)
-    place = place.clamp(max=patch - 1)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=patch - 1)
-    part = (place - low)[:, None, None]
-    return taps[low] * (1 - part) + taps[high] * part
-
-
-def average(taps: Tensor, size: int) -> Tensor:
-    """Means over `size` equal parts of the patch of taps that are constant over each of their p parts; for size 1, an
-    axis that isn't coarsened, the first tap. The mean over all of them stays what it was."""
-    patch = taps.shape[0]
-    if size in (1, patch):
-        return taps[:size]
-    left = torch.arange(size, dtype=taps.dtype, device=taps.device)[:, None] * (patch / size)
-    edges = torch.arange(patch + 1, dtype=taps.dtype, device=taps.device)
-    overlap = (torch.minimum(left + patch / size, edges[1:]) - torch.maximum(left, edges[:-1])).clamp_min(0)
-    return torch.einsum("sp,pij->sij", overlap * (size / patch), taps)
 
 
 def fold(x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -81,6 +58,56 @@ def unfold(x: Tensor, sizes: Sequence[int], channels: int) -> Tensor:
         order += [1 + i, 1 + rank + i]
     lattice = [n * size for n, size in zip(x.shape[1: rank + 1], sizes)]
     return x.permute([*order, 2 * rank + 1]).reshape(x.shape[0], *lattice, channels)
+
+
+def cells_of(axes: Sequence[Axis], patch: int) -> list[int]:
+    """Cells of the stem's own grid in a token: `patch` along the axes that are merged."""
+    return [patch if axis.coarsen else 1 for axis in axes]
+
+
+def regrid(x: Tensor, axes: Sequence[Axis], have: Sequence[int], want: Sequence[int], whole: bool) -> Tensor:
+    """``(B, *lattice, C)`` at other points of the same function: `want` cells along each axis where it has `have`.
+
+    A periodic axis keeps its first point, and its Fourier series is cut or continued, which is exact for what both
+    grids resolve. Where cells are missing (not `whole`) or the end was padded, and along other axes, whose first points
+    are the middles of their first cells, it is cubic convolution.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # products in bfloat16 would blur what is exact
+        for index, (axis, a, b) in enumerate(zip(axes, have, want)):
+            if a != b:
+                n, first = x.shape[1 + index], 0.0 if axis.period is not None else 0.5
+                wraps = axis.period is not None and (torch.compiler.is_exporting() or not _padded(axis))
+                place = (torch.arange(n // a * b, dtype=torch.float64, device=x.device) + first) * (a / b) - first
+                weights = _series(place, n, finer=a < b) if wraps and whole else _cubic(place, n, a / b, wraps)
+                x = along(weights.to(axis.coord.dtype), x.to(axis.coord.dtype), index)
+    return x
+
+
+def _padded(axis: Axis) -> bool:
+    return bool((axis.weights()[:, -1] == 0).any())
+
+
+def _series(place: Tensor, n: int, finer: bool) -> Tensor:
+    """Weights ``(m, n)`` that evaluate the Fourier series of n values of a period at `place` ``(m,)``, in cells; on a
+    coarser grid (not `finer`) without its Nyquist wavenumber and what is above."""
+    top = n if finer else place.shape[0]  # no len(): it fixes an exported size
+    waves = torch.arange(top // 2 + 1, dtype=torch.float64, device=place.device)
+    share = (2.0 - (waves == 0).double() - (2 - finer) * (2 * waves == top).double()) / n
+    there, here = (2 * math.pi / n * x[:, None] * waves for x in (place, torch.arange(n).to(place)))
+    return (share * there.cos()) @ here.cos().T + (share * there.sin()) @ here.sin().T
+
+
+def _cubic(place: Tensor, n: int, step: float, wraps: bool) -> Tensor:
+    """Weights ``(m, n)`` of cubic convolution at `place` ``(m,)``, in cells, that lie `step` cells apart; stretched
+    where these are coarser, so that finer waves are averaged away.
+
+    Source: Keys, IEEE Trans. Acoust. Speech Signal Process. 29 (1981), with a = −1/2.
+    """
+    gap = place[:, None] - torch.arange(n).to(place)
+    gap = ((gap - n * (gap / n).round() if wraps else gap) / max(step, 1.0)).abs()
+    near, far = 1 + gap**2 * (1.5 * gap - 2.5), 2 - gap * (4 - gap * (2.5 - 0.5 * gap))
+    weights = torch.where(gap < 1, near, torch.where(gap < 2, far, 0.0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 class Merge(nn.Module):

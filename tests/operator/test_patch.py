@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from sciml import tokens
 from sciml.operator.lattice import cells_per_token, coarsen, crop, pad, spacing
-from sciml.operator.patch import Merge, Split, Taps, average, fold, resample, unfold
+from sciml.operator.patch import Merge, Split, Taps, fold, regrid, unfold
 from sciml.tokens import Conditions, TokenBatch, TokenSpec
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
@@ -38,7 +39,7 @@ def test_merge_and_split_halve_and_double_with_the_same_weights(sizes: tuple[int
     assert split(down, sizes).shape == x.shape
 
 
-@pytest.mark.parametrize("sizes", [(2,), (2, 3), (1, 2)], ids=str)
+@pytest.mark.parametrize("sizes", [(2,), (2, 2), (1, 2)], ids=str)
 def test_merge_is_the_sum_over_the_places_of_a_patch(sizes: tuple[int, ...]) -> None:
     merge = Merge(4, 6)
     kernel = merge.taps.kernel(sizes)
@@ -54,17 +55,62 @@ def test_the_kernel_of_a_patch_is_a_product_that_tells_axes_apart() -> None:
     assert not torch.allclose(kernel[1, 0], kernel[0, 1])
 
 
+def axes_of(cells: Sequence[int], period: float | None = 1.0) -> tuple[tokens.Axis, ...]:
+    return tuple(tokens.space(name, torch.arange(n, dtype=torch.float64) / n, period=period)
+                 for name, n in zip("xyz", cells))
+
+
+def smooth(cells: Sequence[int], first: float = 0.0) -> torch.Tensor:
+    """Waves that fit 1 to 3 times, ``(1, *cells, 2)``; first: of the points, in cells."""
+    x, y = torch.meshgrid(*((torch.arange(n, dtype=torch.float64) + first) * (2 * torch.pi / n) for n in cells),
+                          indexing="ij")
+    return torch.stack([(3 * x - 2 * y).sin() + 1, (2 * x).cos() * y.sin()], -1)[None]
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(patch=st.integers(1, 6), size=st.integers(2, 12))
-def test_taps_on_another_grid(patch: int, size: int) -> None:
-    taps = torch.randn(patch, 2, 2, dtype=torch.float64)
-    assert torch.equal(resample(taps, patch), taps)
-    assert torch.equal(average(taps, patch), taps)
-    assert resample(taps, size).shape == average(taps, size).shape == (size, 2, 2)
-    torch.testing.assert_close(average(taps, size).mean(0), taps.mean(0))
-    torch.testing.assert_close(resample(taps, size)[0], taps[0])
-    same = torch.ones(patch, 1, 1, dtype=torch.float64)
-    torch.testing.assert_close(resample(same, size), torch.ones(size, 1, 1, dtype=torch.float64))
+@given(have=st.tuples(st.integers(1, 6), st.integers(1, 6)), want=st.tuples(st.integers(1, 6), st.integers(1, 6)))
+def test_periodic_waves_are_the_same_function_on_every_grid_that_resolves_them(
+        have: tuple[int, int], want: tuple[int, int]) -> None:
+    """Seven patches along each axis: at least 7 points, for waves that fit 3 times."""
+    cells, others = [7 * n for n in have], [7 * n for n in want]
+    found = regrid(smooth(cells), axes_of(cells), have, want, True)
+    torch.testing.assert_close(found, smooth(others), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("finer", [True, False])
+def test_waves_beyond_the_other_grid_are_cut_or_not_there(finer: bool) -> None:
+    x = torch.randn(1, 12, 1, dtype=torch.float64)
+    y = regrid(x, axes_of([12]), [2], [4 if finer else 1], True)
+    there, here = torch.fft.rfft(y[0, :, 0], norm="forward"), torch.fft.rfft(x[0, :, 0], norm="forward")
+    kept = 6 if finer else 3
+    torch.testing.assert_close(there[:kept], here[:kept])
+    assert there[kept + 1 if finer else kept:].abs().max() < 1e-12
+    if finer:
+        torch.testing.assert_close(y[:, ::2], x)
+
+
+@pytest.mark.parametrize(("period", "whole"), [(1.0, False), (None, True)], ids=["missing cells", "ends"])
+def test_elsewhere_the_error_falls_with_the_third_power_of_the_spacing(period: float | None, whole: bool) -> None:
+    """In the interior; first points are the same on a periodic axis, else the middles of first cells."""
+    for have, want in ((2, 3), (4, 2), (3, 3 * 5)):
+        errors = []
+        for patches in (16, 32):
+            cells, others = [have * patches] * 2, [want * patches] * 2
+            first = 0.0 if period else 0.5
+            found = regrid(smooth(cells, first), axes_of(cells, period), [have] * 2, [want] * 2, whole)
+            missed = (found - smooth(others, first))[:, want * 4: -want * 4, want * 4: -want * 4]
+            errors.append(float(missed.abs().max()))
+        power = 1.8 if want < have else 2.5  # averaged over cells, which are means of a curved function
+        assert errors[1] < errors[0] / 2**power
+        assert errors[0] < 0.1
+
+
+@pytest.mark.parametrize("period", [1.0, None])
+def test_constants_stay_and_so_does_what_has_the_cells(period: float | None) -> None:
+    found = regrid(torch.full((2, 6, 8, 1), 1.5), axes_of((6, 8), period), (3, 2), (2, 5), False)
+    torch.testing.assert_close(found, torch.full((2, 4, 20, 1), 1.5, dtype=torch.float64))
+    same = torch.randn(2, 6, 8, 1)
+    assert regrid(same, axes_of((6, 8), period), (3, 2), (3, 2), True) is same
 
 
 def batch(shape: tuple[int, ...], periodic: bool) -> TokenBatch:

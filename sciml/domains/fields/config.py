@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -63,10 +63,11 @@ class FieldsConfig(Section):
     sample, uniformly over all pairs of states; asked: longer ones that an evaluation asks for directly, too. augment:
     symmetries of the equations, each with the axes it is about (default: all that allow it): ``shift`` rolls a sample
     by random whole cells along periodic axes, ``flip`` mirrors it, ``rotate`` turns it by 90° in planes of equal axes;
-    components of vectors change sign and place with it. any_dt: accept leads and steps that were not trained. spectral:
-    on grids that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it
-    misses is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1:
-    the operator's output is white).
+    components of vectors change sign and place with it. resolutions: shares of the stored cells along every axis, of
+    which training draws one per batch and filters its states to that grid; evaluations are on the stored one. any_dt:
+    accept leads and steps that were not trained. spectral: on grids that are periodic throughout and not masked, the
+    baseline is persistence damped per wavenumber, and what it misses is scaled per wavenumber, by the training split's
+    own size to this power (0: plain persistence, one scale; 1: the operator's output is white).
     """
 
     patch: int = Field(default=4, ge=1)
@@ -74,6 +75,7 @@ class FieldsConfig(Section):
     leads: Leads = (1,)
     asked: tuple[int, ...] = ()
     augment: tuple[str, ...] = ("shift",)
+    resolutions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
     objective: str = "relative_l2"
     rollout_steps: int = Field(default=12, ge=1)
     any_dt: bool = False
@@ -94,6 +96,16 @@ class FieldsConfig(Section):
         if leads == ():
             raise ValueError("at least one lead")
         return leads
+
+    @model_validator(mode="after")
+    def _whole_tokens(self) -> FieldsConfig:
+        if not self.resolutions or len(set(self.resolutions)) < len(self.resolutions):
+            raise ValueError("resolutions: at least one, none twice")
+        parts = [self.patch * share for share in self.resolutions] if self.fixed_patch else []
+        if any(abs(cells - max(round(cells), 1)) > 1e-6 for cells in parts):
+            raise ValueError(f"resolutions: tokens of {', '.join(f'{cells:g}' for cells in parts)} cells, of which "
+                             "only whole ones keep their length; choose other shares or patch, or fixed_patch: false")
+        return self
 
     @model_validator(mode="after")
     def _trained(self) -> FieldsConfig:

@@ -14,8 +14,12 @@ from sciml.data.schema import Block
 from sciml.data.store import Store
 from sciml.domains.fields.config import Leads, fitting
 from sciml.domains.fields.mesh import MEASURE
+from sciml.domains.fields.resolutions import Resolution, coarser
 from sciml.domains.fields.symmetry import Motion, Symmetries
 from sciml.errors import InputError
+
+Resolutions = tuple[Resolution | None, ...]
+"""Grids that training draws from; None is the stored one."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,12 @@ class Frame:
         places = {name: self.coords[name].values for name in self.space}
         return Symmetries.of(self.store.meta, places, augment, self.store.url) if augment else None
 
-    def sample(self, group: int, times: Sequence[int] = (), motion: Motion | None = None) -> xr.Dataset:
-        """The trajectory `group` at ascending indices of time (none of steady data), moved."""
+    def resolutions(self, shares: Sequence[float]) -> Resolutions:
+        return coarser(self.store.meta, self.coords, self.space, shares, self.store.url)
+
+    def sample(self, group: int, times: Sequence[int] = (), motion: Motion | None = None,
+               resolution: Resolution | None = None) -> xr.Dataset:
+        """The trajectory `group` at ascending indices of time (none of steady data), moved, then filtered."""
         meta, lattice = self.store.meta, {}
         for name, (dims, attrs) in self.shared.items():
             source, sign = (name, 1) if motion is None else motion.part(name)
@@ -68,14 +76,16 @@ class Frame:
                 dims = self.shared[source][0]
                 values = motion.move(values, dims)
                 values = -values if sign < 0 else values
+            values = values if resolution is None else resolution.filtered(values, dims)
             lattice[name] = xr.Variable(dims, values, attrs)
         attrs = {"domain": "fields", "dataset": meta.dataset, "source": f"{meta.dataset}/{meta.group_dim} {group}"}
+        space = self.coords if resolution is None else resolution.coords
         if self.clock is None:
-            return xr.Dataset(lattice, coords=self.coords, attrs=attrs)
+            return xr.Dataset(lattice, coords=space, attrs=attrs)
         clock = PandasIndex(self.clock[list(times)], "time")
         now = clock.create_variables()
         now["time"].attrs["units"] = meta.axes["time"].unit
-        coords = xr.Coordinates({**self.coords.variables, **now}, indexes={**self.coords.xindexes, "time": clock})
+        coords = xr.Coordinates({**space.variables, **now}, indexes={**space.xindexes, "time": clock})
         return xr.Dataset(lattice, coords=coords, attrs={**attrs, "source": f"{attrs['source']} @ {times[0]}",
                                                          "dt": meta.dt})
 
@@ -96,7 +106,7 @@ class Pairs:
     In training (`random`) an index stands for a share of them, as many indices as there are at the shortest lead, and
     the sample is drawn from its share: uniformly over all (ordered) pairs of states, if all leads are allowed, and
     every epoch has every lead about as often as it has pairs. rows ``(R, 3)``: lead, group, first time; ends ``(R,)``:
-    how many samples there are up to the end of a row.
+    how many samples there are up to the end of a row. resolutions: of which a batch draws one for all its samples.
     """
 
     frame: Frame
@@ -106,10 +116,11 @@ class Pairs:
     steps: int = 1
     random: bool = False
     symmetries: Symmetries | None = None
+    resolutions: Resolutions = (None,)
 
     @classmethod
     def of(cls, frame: Frame, blocks: Sequence[Block], leads: Leads, *, steps: int = 1, random: bool = False,
-           augment: Sequence[str] = ()) -> Pairs:
+           augment: Sequence[str] = (), resolutions: Sequence[float] = (1,)) -> Pairs:
         longest = max((block.stop - block.start for block in blocks), default=0)
         places = [(lead, block, block.stop - block.start - lead * steps)
                   for lead in fitting(leads, (longest - 1) // steps) for block in blocks]
@@ -117,7 +128,8 @@ class Pairs:
         counts = np.array([count for *_, count in places if count > 0], dtype=np.int64)
         shortest = sum(count for lead, _, count in places if count > 0 and lead == rows[0][0])
         return cls(frame, np.array(rows, dtype=np.int64).reshape(-1, 3), counts.cumsum(),
-                   shortest if random else int(counts.sum()), steps, random, frame.symmetries(augment))
+                   shortest if random else int(counts.sum()), steps, random, frame.symmetries(augment),
+                   frame.resolutions(resolutions))
 
     def __len__(self) -> int:
         return self.length
@@ -135,7 +147,13 @@ class Pairs:
         lead, group, first = self.rows[row].tolist()
         start = first + index - (int(self.ends[row - 1]) if row else 0)
         motion = self.symmetries.draw(rng) if self.symmetries is not None else None
-        return self.frame.sample(group, range(start, start + self.steps * lead + 1, lead), motion)
+        times = range(start, start + self.steps * lead + 1, lead)
+        return self.frame.sample(group, times, motion, _common(self.resolutions, batch_rng))
+
+
+def _common(resolutions: Resolutions, batch_rng: np.random.Generator) -> Resolution | None:
+    """The one of a batch: its samples are stacked, on all ranks alike."""
+    return resolutions[int(batch_rng.integers(len(resolutions)))] if len(resolutions) > 1 else resolutions[0]
 
 
 @dataclass(frozen=True)
@@ -145,17 +163,20 @@ class Cases:
     frame: Frame
     groups: tuple[int, ...]
     symmetries: Symmetries | None = None
+    resolutions: Resolutions = (None,)
 
     @classmethod
-    def of(cls, frame: Frame, blocks: Sequence[Block], augment: Sequence[str] = ()) -> Cases:
-        return cls(frame, tuple(dict.fromkeys(block.group for block in blocks)), frame.symmetries(augment))
+    def of(cls, frame: Frame, blocks: Sequence[Block], augment: Sequence[str] = (),
+           resolutions: Sequence[float] = (1,)) -> Cases:
+        return cls(frame, tuple(dict.fromkeys(block.group for block in blocks)), frame.symmetries(augment),
+                   frame.resolutions(resolutions))
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def draw(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator) -> xr.Dataset:
         motion = self.symmetries.draw(rng) if self.symmetries is not None else None
-        return self.frame.sample(self.groups[index], (), motion)
+        return self.frame.sample(self.groups[index], (), motion, _common(self.resolutions, batch_rng))
 
 
 @dataclass(frozen=True)

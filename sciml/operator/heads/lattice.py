@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.named import NamedRows
-from sciml.operator.patch import Taps, unfold
+from sciml.operator.patch import Taps, cells_of, regrid, unfold
 from sciml.tokens import HeadSpec, TokenBatch, TokenSpec
 
 
@@ -30,10 +30,11 @@ class LatticeHead(nn.Module):
 
     def forward(self, given: HeadInput) -> Tensor:
         rows = self.outputs(outputs_of(given.batch, self.outputs.names))  # (C, w)
-        place = torch.einsum("cw,pwk->pck", rows, self.taps.kernel(given.sizes))  # (P, C, w)
+        batch, cells = given.batch, cells_of(given.batch.axes, self.taps.patch)
+        place = torch.einsum("cw,pwk->pck", rows, self.taps.kernel(cells))  # (P, C, w)
         kernel = (place @ self.narrow.weight).flatten(0, 1)
         y = nn.functional.linear(given.tokens, kernel, (place @ self.narrow.bias).flatten())
-        return unfold(y, given.sizes, len(rows))
+        return regrid(unfold(y, cells, len(rows)), batch.axes, cells, given.sizes, batch.observed is None)
 
 
 def outputs_of(batch: TokenBatch, names: Sequence[str]) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from sciml.operator.config import OperatorConfig
 from sciml.operator.lattice import coarsen
 from sciml.operator.named import NamedRows, NamedTables
-from sciml.operator.patch import Taps, fold
+from sciml.operator.patch import Taps, cells_of, fold, regrid
 from sciml.tokens import Axis, TokenBatch, TokenSpec
 
 
@@ -18,7 +19,8 @@ class PatchStem(nn.Module):
     """Per channel: a column for its values and one for where it was not observed; per lattice condition: a column.
 
     Columns live in a narrow space of `stem_width` channels that the taps mix over the places of a patch; columns, taps
-    and the widening are multiplied into a single matrix before they meet the data.
+    and the widening are multiplied into a single matrix before they meet the data. A lattice whose tokens have another
+    number of cells than the taps is read at the points that would have them (`sciml.operator.patch.regrid`).
     """
 
     def __init__(self, spec: TokenSpec, config: OperatorConfig) -> None:
@@ -40,15 +42,22 @@ class PatchStem(nn.Module):
             self.identities.extend(namespace, len(members))
 
     def axes(self, axes: Sequence[Axis], sizes: Sequence[int]) -> tuple[Axis, ...]:
-        """The axes of the tokens."""
-        return coarsen(axes, sizes)
+        """The axes of the tokens: in the middle of the points that are read."""
+        moved = []
+        for axis, size, cells in zip(axes, sizes, cells_of(axes, self.taps.patch)):
+            if axis.period is not None and size != cells:
+                axis = replace(axis, coord=axis.coord + axis.period * ((1 - size / cells) / (2 * axis.size)))
+            moved.append(axis)
+        return coarsen(moved, sizes)
 
     def forward(self, batch: TokenBatch, sizes: Sequence[int]) -> Tensor:
         """``(B, *lattice / sizes, width)``; the lattice must be a multiple of `sizes`."""
         x, columns = self._inputs(batch)
-        taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
+        cells = cells_of(batch.axes, self.taps.patch)
+        x = regrid(x, batch.axes, sizes, cells, batch.observed is None)
+        taps = self.taps.kernel(cells)  # (P, w, w)
         kernel = torch.einsum("ow,pwk,ck->opc", self.widen.weight, taps, columns) / taps.shape[0]
-        tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
+        tokens = nn.functional.linear(fold(x, cells), kernel.flatten(1), self.widen.bias)
         return tokens + self._identities(batch, tokens)
 
     def columns(self, batch: TokenBatch) -> Tensor:

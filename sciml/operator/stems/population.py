@@ -79,7 +79,7 @@ class PopulationStem(nn.Module):
             if key(f"given {name}") not in self.members:
                 total = total + self.given([name])[0] * value.movedim(place, -1)[..., None]
         x = total.movedim(-2, place)  # (B, *lattice with slots, w)
-        taps = self.taps.kernel(sizes, mean=True)  # (P, w, w)
+        taps = self.taps.kernel(sizes)  # (P, w, w)
         kernel = torch.einsum("ow,pwk->opk", self.widen.weight, taps) / taps.shape[0]
         tokens = nn.functional.linear(fold(x, sizes), kernel.flatten(1), self.widen.bias)
         shape = [1] * tokens.ndim

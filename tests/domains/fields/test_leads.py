@@ -43,7 +43,10 @@ class Times:
     def symmetries(self, augment: object) -> None:
         return None
 
-    def sample(self, group: int, times: range, motion: object) -> tuple[int, ...]:
+    def resolutions(self, shares: object) -> tuple[None]:
+        return (None,)
+
+    def sample(self, group: int, times: range, motion: object, resolution: object) -> tuple[int, ...]:
         return (group, *times)
 
 
