@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "kuramoto_sivashinsky": ({"resolution": 64, "frame_dt": 0.5, "spin_up": 5.0, "length": 30.0}, {}, 2e-3),
     "reaction_diffusion": ({"spin_up": 20.0, "frame_dt": 4.0}, {"model": "gray_scott"}, 1e-4),
     "advection": ({}, {}, 1e-4),
+    "wave": ({"frame_dt": 0.05, "speed": (1.0, 1.0)}, {}, 1e-4),
+    "euler": ({"resolution": 16}, {}, 1e-4),
 }
 DRAWS: tuple[Any, Any] = (np.random.default_rng(0), np.random.default_rng(0))
 
@@ -84,6 +87,8 @@ def test_a_diverted_chain_has_a_gradient_through_the_solver(case: tuple[str, Sto
     ("navier_stoks", "found 'navier_stoks'; expected one of: advection"),
     ("kuramoto_sivashinsky", r"\[u\]: found states \['vorticity'\]"),
     ({"navier_stokes": {"step": 3}}, r"solver.navier_stokes.*unexpected keyword argument 'step'"),
+    ("wave", r"\[speed\]: found forcings \['forcing'\]"),
+    ("euler", r"\[density\]: found states \['vorticity'\]"),
 ])
 def test_a_wrong_solver_is_refused(tmp_path_factory: pytest.TempPathFactory, solver: Any, message: str) -> None:
     store = tiny.navier_stokes(tmp_path_factory.mktemp("wrong") / "s.zarr", trajectories=3, frames=3)
@@ -92,7 +97,18 @@ def test_a_wrong_solver_is_refused(tmp_path_factory: pytest.TempPathFactory, sol
         predictor.adapter("fields").solved(batch_of(store, predictor), Named.model_validate(solver))  # type: ignore[attr-defined]
 
 
+def test_what_fails_within_a_solver_is_not_laid_to_the_options(tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = tiny.navier_stokes(tmp_path_factory.mktemp("inside") / "s.zarr", trajectories=3, frames=3)
+    predictor = new_predictor(tiny.recipe(store.url), [store])
+    with pytest.raises(TypeError, match="'str'"):
+        predictor.adapter("fields").solved(  # type: ignore[attr-defined]
+            batch_of(store, predictor), Named(name="navier_stokes", options={"substeps": "many"}))
+
+
 def test_other_boxes_are_refused() -> None:
     wide = Given({"vorticity": torch.zeros(1, 8, 8)}, {}, {"viscosity": torch.ones(1)}, (2.0, 2.0))
     with pytest.raises(InputError, match="the unit square"):
         registry.find(SOLVERS, "navier_stokes")(wide, 0.1)
+    walls = replace(wide, lengths=(1.0, 1.0), periodic=(True, False))
+    with pytest.raises(InputError, match="an axis with ends"):
+        registry.find(SOLVERS, "navier_stokes")(walls, 0.1)

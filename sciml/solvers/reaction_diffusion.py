@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sciml.data.builders.reaction_diffusion import KINETICS, Model, step
 from sciml.errors import InputError
-from sciml.solvers import Given, need
+from sciml.solvers import Given, need, periods
 
 
 def advance(given: Given, dt: float, *, model: Model = "gray_scott", refine: int = 1,
@@ -18,7 +18,7 @@ def advance(given: Given, dt: float, *, model: Model = "gray_scott", refine: int
                          expected=f"one of {', '.join(KINETICS)}", fix="correct the name")
     names = tuple(KINETICS[model].states)
     parameters = dict(zip(KINETICS[model].parameters, need(given, "parameters", *KINETICS[model].parameters)))
-    later = step(torch.stack(need(given, "states", *names), -1), dt, model=model, length=given.periods[0],
+    later = step(torch.stack(need(given, "states", *names), -1), dt, model=model, length=periods(given)[0],
                  refine=refine, max_step=max_step, **parameters)
     return dict(zip(names, later.unbind(-1)))
 

@@ -90,7 +90,8 @@ def limited(field: Tensor) -> Tensor:
     difference = field[..., 1:] - field[..., :-1]
     left, right = difference[..., :-1], difference[..., 1:]
     product = left * right
-    return torch.where(product > 0, (2.0 * product).div_(left + right), 0.0)
+    agree = product > 0
+    return torch.where(agree, 2.0 * product, 0.0).div_(torch.where(agree, left + right, 1.0))
 
 
 def hllc(left: Tensor, right: Tensor, gamma: float) -> Tensor:
@@ -126,8 +127,7 @@ def sweep(state: Tensor, ratio: Tensor, gamma: float, ends: Boundary) -> Tensor:
     broadcast against ``(…, n)``."""
     rho, mu, mv, energy = pad(state, ends)
     if ends == "wall":
-        mu[..., :2].neg_()
-        mu[..., -2:].neg_()
+        mu = torch.cat([-mu[..., :2], mu[..., 2:-2], -mu[..., -2:]], -1)
     u, v = mu / rho, mv / rho
     w = torch.stack([rho, u, v, (gamma - 1) * (energy - 0.5 * (mu * u + mv * v))])
     slope = limited(w)
@@ -137,7 +137,7 @@ def sweep(state: Tensor, ratio: Tensor, gamma: float, ends: Boundary) -> Tensor:
     change[0] += half * w[0] * slope[1]
     change[1] += half * slope[3] / w[0]
     change[3] += half * gamma * w[3] * slope[1]
-    middle, side = w - change, slope.mul_(0.5)
+    middle, side = w - change, 0.5 * slope
     low, high = middle - side, middle + side
     unsafe = (middle[::3] <= side[::3].abs()).any(0)
     if bool(unsafe.any()):

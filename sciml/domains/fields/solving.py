@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -13,32 +14,38 @@ from sciml.domains.fields.encode import DOMAIN
 from sciml.errors import InputError
 from sciml.recipe import Named
 from sciml.solvers import SOLVERS, Given, Solver
-from sciml.tokens import TokenBatch
+from sciml.tokens import Axis, TokenBatch
 
 
 def solved(known: Contract, batch: TokenBatch, leads: Sequence[float], solver: Named) -> Tensor:
     """``(B, *space, C)`` normalised, `leads` ``(B,)`` later in the data set's unit of time; solved in float64.
 
-    Raises `InputError` for an unknown solver or wrong options, for data that aren't periodic, steady or partly unknown.
+    Raises `InputError` for an unknown solver or options that it doesn't have, for steady or partly unknown data,
+    points, uneven axes, and what the solver itself refuses.
     """
     made: Solver = registry.find(SOLVERS, solver.name, where=batch.dataset)
-    if known.steady or batch.observed is not None or any(axis.period is None for axis in batch.axes):
-        raise InputError(batch.sources, key=solver.name, found="steady, masked or bounded data",
-                         expected="complete states on periodic axes", fix="train this data set without a solver")
+    if known.steady or batch.observed is not None or known.scattered:
+        raise InputError(batch.sources, key=solver.name, found="steady or masked data, or points",
+                         expected="complete states on a grid", fix="train this data set without a solver")
     if known.varying:
         raise InputError(batch.sources, key=solver.name, found=f"{', '.join(known.varying)} changing in time",
                          expected="forcings that are steady", fix="train this data set without a solver")
+    _check_options(made, solver)
     values = torch.empty_like(batch.values)
     for lead in sorted(set(leads)):
         rows = torch.tensor([i for i, own in enumerate(leads) if own == lead], device=values.device)
-        try:
-            later = made(_given(known, batch, rows), lead, **solver.options)
-        except TypeError as error:
-            raise InputError("recipe", key=f"solver.{solver.name}", found=dict(solver.options), expected=str(error),
-                             fix="correct the options") from None
+        later = made(_given(known, batch, rows), lead, **solver.options)
         normal = [(later[name] - s.center) / s.scale for name, s in known.states.items()]
         values = values.index_put((rows,), torch.stack(normal, -1).to(values.dtype))
     return values
+
+
+def _check_options(made: Solver, solver: Named) -> None:
+    try:
+        inspect.signature(made).bind(None, 0.0, **solver.options)
+    except TypeError as error:
+        raise InputError("recipe", key=f"solver.{solver.name}", found=dict(solver.options), expected=str(error),
+                         fix="correct the options") from None
 
 
 def _given(known: Contract, batch: TokenBatch, rows: Tensor) -> Given:
@@ -48,8 +55,21 @@ def _given(known: Contract, batch: TokenBatch, rows: Tensor) -> Given:
                 for name, s in known.forcings.items()}
     parameters = {name: _physical(conditions.vector[f"{DOMAIN}/{name}"][rows], s)
                   for name, s in known.parameters.items()}
-    periods = tuple(float(axis.period.flatten()[0]) * known.length for axis in batch.axes if axis.period is not None)
-    return Given(states, forcings, parameters, periods)
+    lengths = tuple(_length(axis, batch.sources) * known.length for axis in batch.axes)
+    return Given(states, forcings, parameters, lengths, tuple(axis.period is not None for axis in batch.axes))
+
+
+def _length(axis: Axis, sources: Sequence[str]) -> float:
+    """Of the box: the period, or as many spacings as there are cells."""
+    if axis.period is not None:
+        return float(axis.period.flatten()[0])
+    place = axis.coord[..., 0].double()
+    gaps = place.diff(dim=-1)
+    mean = gaps.mean()
+    if not gaps.numel() or not bool(((gaps - mean).abs() < 1e-3 * mean).all()):
+        raise InputError(sources, key=axis.name, found=f"uneven spacings of {place.shape[-1]} cells",
+                         expected="an even grid", fix="train this data set without a solver")
+    return float(mean) * place.shape[-1]
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
