@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 Array = np.ndarray[Any, Any]
+NEGLIGIBLE = 1e-12
+"""Share of a spectrum's power, mean included, that a computation in float32 doesn't reach: some hundred roundings of
+2⁻²⁴ leave an error of 10⁻⁶ of the field, white, of which every shell has a part."""
 
 
 def mse(prediction: ArrayLike, truth: ArrayLike, *, keep: int = 1) -> Array:
@@ -256,16 +259,23 @@ def energy_spectrum(vorticity: ArrayLike, periods: Sequence[float]) -> tuple[Arr
     return k, power / 2
 
 
+def shell_factors(prediction: ArrayLike, truth: ArrayLike) -> Array:
+    """``max(P/T, T/P)`` of two spectra ``(…, k)``, shell by shell; unit 1; best is 1.
+
+    A shell with less than `NEGLIGIBLE` of the truth's power doesn't count and is 1, unless the prediction isn't finite.
+    """
+    p, t = (np.asarray(spectrum, np.float64) for spectrum in (prediction, truth))
+    factors = np.maximum(_ratio(p, t, zero=1.0), _ratio(t, p, zero=1.0))
+    return np.where((t < NEGLIGIBLE * t.sum(-1, keepdims=True)) & np.isfinite(p), 1.0, factors)
+
+
 def spectrum_ratio(prediction: ArrayLike, truth: ArrayLike, limit: int | None = None) -> Array:
-    """Largest factor between two spectra ``(…, k)`` over shells 1 … limit: ``max_k max(P/T, T/P)``; unit 1; best is 1.
+    """Largest of `shell_factors` over shells 1 … limit; unit 1; best is 1.
 
     limit: default all shells; half the Nyquist shell is where fields are usually compared. NaN without shells.
     """
-    p, t = (np.asarray(s, np.float64)[..., 1 : None if limit is None else limit + 1] for s in (prediction, truth))
-    if p.shape[-1] == 0:
-        return np.full(p.shape[:-1], np.nan)
-    up, down = _ratio(p, t, zero=1.0), _ratio(t, p, zero=1.0)
-    return np.maximum(up, down).max(-1)
+    factors = shell_factors(prediction, truth)[..., 1: None if limit is None else limit + 1]
+    return factors.max(-1) if factors.shape[-1] else np.full(factors.shape[:-1], np.nan)
 
 
 @dataclass(frozen=True)

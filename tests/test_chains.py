@@ -216,3 +216,20 @@ def test_a_part_without_samples_is_refused(store: Store, predictor: Predictor, m
     monkeypatch.setattr(type(predictor.adapter("fields")), "open", lambda *args, **options: [])
     with pytest.raises(InputError, match=r"\[splits.train\]: found no sample; expected at least one of train"):
         open_sources(recipe(store), predictor, [store])
+
+
+def test_every_sample_has_a_noise_of_its_own_on_whichever_rank(store: Store, predictor: Predictor) -> None:
+    """Two ranks with one seed draw, sample by sample, what one rank draws that has all of them."""
+    sources = open_sources(recipe(store, {"direct": {"noise": 0.5}}), predictor, [store])
+    schedule = Schedule.make(0, [1.0], 4)
+
+    def noise(rank: int, world: int) -> Tensor:
+        (batch,) = MicroBatches(sources, schedule, 0, rank, world)[1].links
+        on = going(predictor, generator=torch.Generator().manual_seed(5))
+        moved = on.perturbed(batch, 0.5), on.perturbed(batch, 0.5)
+        assert not torch.equal(moved[0].values, moved[1].values)
+        return torch.cat([(again.values - batch.values) / batch.targets["state"].scale for again in moved], -1)
+
+    whole, parts = noise(0, 1), [noise(rank, 2) for rank in range(2)]
+    assert not torch.allclose(parts[0], parts[1], atol=0.1)
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)

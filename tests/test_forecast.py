@@ -85,6 +85,12 @@ def test_a_store_and_a_table_are_tested_beside_floors(made: Path, tmp_path: Path
     table = pd.read_csv(tmp_path / "all.csv")
     assert set(table["target_name"]) == set(VARIATES)
     assert len(table) == 3 * 3 * 6 * 2
+    pd.read_csv(made / "wide.csv").rename(columns={"timestamp": "at"}).to_csv(tmp_path / "at.csv", index=False)
+    columns = [word for name in VARIATES for word in ("--target", name)]
+    found = call("backtest", made / "run", "--data", tmp_path / "at.csv", "--windows", 1, "--time", "at", *columns)
+    following = found.output.split("next: sciml ")[1].split()
+    assert following[-2 - len(columns):] == ["--time", "at", *columns]
+    assert call(*following).exit_code == 0
 
 
 WRONG = {"out": (("forecast", "RUN", "wide.csv", "--horizon", "3", "-o", "out.xlsx"), "FILE.csv or FILE.parquet", 2),

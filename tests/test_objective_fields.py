@@ -16,7 +16,7 @@ from sciml import losses, registry
 from sciml.errors import InputError
 from sciml.tokens import Axis, Outputs, Target, TokenBatch, space
 
-NAMES = ("relative_l1", "relative_h1", "spectral", "relative_l2", "mse")
+NAMES = ("relative_l1", "relative_h1", "spectral", "relative_l2", "relative_change", "mse")
 DOUBLE = torch.float64
 
 
@@ -144,3 +144,12 @@ def test_relative_l1_weighs_one_large_error_less_than_squares_do() -> None:
     batch = batch_of(truth, grid(100))
     assert float(loss("relative_l1", spike, batch)) == pytest.approx(0.1)
     assert float(loss("relative_l2", spike, batch)) == pytest.approx(1.0)
+
+
+def test_relative_change_is_one_at_the_baseline_whatever_the_state_is_besides() -> None:
+    change, mean = random(2, 8, 6, 2), 50.0 + random(2, 1, 1, 2, seed=1)
+    batch = batch_of(mean + change, grid(8, 6))
+    target = replace(batch.targets["state"], baseline=mean.expand_as(change), scale=torch.full((1, 1, 1, 2), 0.1))
+    batch = replace(batch, targets={"state": target})
+    torch.testing.assert_close(loss("relative_change", torch.zeros_like(change), batch), torch.ones(2, dtype=DOUBLE))
+    torch.testing.assert_close(loss("relative_change", 5 * change, batch), torch.full((2,), 0.5, dtype=DOUBLE))

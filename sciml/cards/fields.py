@@ -23,7 +23,7 @@ from sciml.domains.fields.config import shortest
 from sciml.domains.fields.growth import FIRST, THRESHOLD, together
 from sciml.domains.fields.statistics import Layout, Statistics
 from sciml.errors import InputError
-from sciml.metrics import spectrum_ratio
+from sciml.metrics import shell_factors
 from sciml.predictor import Predictor
 from sciml.recipe import Section, override, validate
 
@@ -140,9 +140,8 @@ def _beside(ours: Statistics, theirs: Statistics, told: str, which: str = "") ->
             made.append(Entry(f"stress ⟨{a}′ {b}′⟩{along}, error{which}", error, "1", None, "", told))
     for name, spectrum in theirs.spectra.items():
         if name in ours.spectra:
-            pair = np.stack([s.overall(layout) for s in (ours.spectra[name], spectrum)])
-            shells = range(1, 1 + (len(spectrum.k) - 1) // 2)
-            ratios = [float(spectrum_ratio(*pair[:, [0, shell]])) for shell in shells] or [np.nan]
+            pair = [s.overall(layout) for s in (ours.spectra[name], spectrum)]
+            ratios = shell_factors(*pair)[1: 1 + (len(spectrum.k) - 1) // 2].tolist() or [np.nan]
             where = f"{told}; at wave {1 + int(np.argmax(ratios))} of {len(spectrum.k) - 1}"
             made.append(judged(f"spectrum {name}, largest factor{which}", max(ratios), "1", SPECTRUM_LIMIT, where))
     return made

@@ -7,6 +7,7 @@ stretch of states at equal distances; the chain says which pairs of them become 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -60,7 +61,9 @@ class Going:
     def perturbed(self, batch: TokenBatch, noise: float) -> TokenBatch:
         """With white noise on the state, `noise` times what the baseline misses in a step; the truth stays.
 
-        Source: Sanchez-Gonzalez et al., "Learning to simulate complex physics with graph networks", ICML 2020.
+        Every sample has a noise of its own, keyed by the generator's next number and by where the sample came from: the
+        same on whichever rank it lies. Source: Sanchez-Gonzalez et al., "Learning to simulate complex physics with
+        graph networks", ICML 2020.
         """
         if not noise or self.generator is None:
             return batch
@@ -68,7 +71,9 @@ class Going:
             raise InputError("recipe", key="chain.noise", found=f"domain {self.adapter.name}",
                              expected="a domain whose state can be replaced", fix="leave the noise out")
         (target,) = batch.targets.values()
-        drawn = noise * torch.randn(batch.values.shape, generator=self.generator).to(batch.values)
+        key = int(torch.randint(1 << 62, (1,), generator=self.generator))
+        drawn = noise * torch.stack([_white(key, source, sample) for source, sample in
+                                     zip(batch.sources, batch.values, strict=True)])
         missed = target.predict(drawn) - target.predict(torch.zeros_like(drawn))
         noisy = batch.values + missed
         return self.adapter.restated(batch, noisy if batch.observed is None else noisy.where(batch.observed, 0.0))
@@ -76,6 +81,13 @@ class Going:
     def drawn(self, count: int) -> int:
         """One of 1 … count; count if nothing is drawn."""
         return count if self.generator is None else int(torch.randint(count, (1,), generator=self.generator)) + 1
+
+
+def _white(key: int, source: str, like: Tensor) -> Tensor:
+    """Standard normal numbers, a pure function of key, source and shape."""
+    seed = hashlib.blake2b(f"{key} {source}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+    return torch.randn(like.shape, generator=generator).to(like)
 
 
 def chain_of(named: Named, *, where: object = "recipe") -> Chain:

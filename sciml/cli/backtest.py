@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,13 @@ def backtest(checkpoint: Path, data: str, horizon: int | None, stride: int | Non
     for path in (out, picture):
         if path is not None:
             click.echo(path)
-    console.next_command(f"sciml evaluate {checkpoint} --data {data}" if not table else
-                         f"sciml forecast {checkpoint} {data} --horizon {horizon or 24}")
+    if not table:
+        console.next_command(f"sciml evaluate {checkpoint} --data {data}")
+        return
+    named = [("--id", id_column, "id"), ("--time", timestamp_column, "timestamp"),
+             *(("--target", target, "") for target in targets)]
+    columns = "".join(f" {option} {shlex.quote(given)}" for option, given, usual in named if given != usual)
+    console.next_command(f"sciml forecast {checkpoint} {data} --horizon {horizon or 24}{columns}")
 
 
 PLUGIN = backtest

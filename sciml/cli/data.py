@@ -29,20 +29,25 @@ def sniff(file: str, out: Path | None, json_: bool) -> None:
 
     FILE is a file, a folder or an fsspec URL; only a bounded part of it is read.
     """
+    from sciml.data.readers._starter import gaps
     from sciml.data.sniff import sniff as look
     from sciml.errors import InputError
 
     if out is not None and out.exists():
         raise InputError(out, found="it exists", expected="a new file", fix="choose another name, or remove it")
     guess = look(file)
+    starter = guess.source_yaml(Path(str(guess.path)).stem)
     if out is not None:
-        out.write_text(guess.source_yaml(Path(str(guess.path)).stem), encoding="utf-8")
+        out.write_text(starter, encoding="utf-8")
     if json_:
         console.as_json(guess.json())
         return
     console.table([dict(zip(("what", "name", "details"), row, strict=True)) for row in guess.table()], title=file)
-    console.next_command(f"sciml data build {shlex.quote(str(out))} STORE" if out is not None
-                         else f"sciml data sniff {shlex.quote(file)} -o source.yaml")
+    if out is None:
+        console.next_command(f"sciml data sniff {shlex.quote(file)} -o source.yaml")
+        return
+    left, build = gaps(starter), f"sciml data build {shlex.quote(str(out))} STORE"
+    console.next_command(f"fill in {out}, lines {', '.join(map(str, left))}; then {build}" if left else build)
 
 
 @data.command()

@@ -32,8 +32,9 @@ def group_dim_of(dataset: xr.Dataset, spec: SourceSpec) -> str:
 
 
 def select(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> tuple[xr.Dataset, dict[str, str]]:
-    """Only the variables of the source file (all if it names none), descending axes flipped where it says so, numbers
-    in types that a store has; and the ragged dimensions, each with its variable of role rows.
+    """Only the variables of the source file (all if it names none; readers have left others out), descending axes
+    flipped where it says so, numbers in types that a store has; and the ragged dimensions, each with its variable of
+    role rows.
 
     Raises `InputError` for names that are not in the data and as `sciml.data.ragged.declared` does.
     """
@@ -44,7 +45,8 @@ def select(dataset: xr.Dataset, spec: SourceSpec, group_dim: str) -> tuple[xr.Da
                              fix="correct the name or its key")
     whole = dataset.assign({name: array.assign_attrs(role=given.role) for name, array in dataset.data_vars.items()
                             if (given := spec.variables.get(str(name))) is not None and given.role is not None})
-    dataset = whole[list(spec.variables)].assign_attrs(dataset.attrs) if spec.variables else whole
+    chosen = list(spec.variables) if spec.builder != "file" else []
+    dataset = whole[chosen].assign_attrs(dataset.attrs) if chosen else whole
     uneven = ragged.declared(dataset, group_dim, spec.name)
     if uneven:
         dataset = dataset.assign_coords(whole.coords)

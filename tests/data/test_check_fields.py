@@ -288,3 +288,28 @@ def test_channels_that_differ_in_spread_alone() -> None:
     std = {"u": np.full(20, 3.0) + rng.normal(0, 0.1, 20), "v": np.full(20, 0.2) + rng.normal(0, 0.01, 20)}
     std["u"][[4, 9]], std["v"][[4, 9]] = std["v"][[4, 9]], std["u"][[4, 9]]
     assert [(a, b, groups.tolist()) for a, b, groups in exchanged(mean, std)] == [("u", "v", [4, 9])]
+
+
+def test_half_of_the_trajectories_in_another_unit_are_found() -> None:
+    """One of two files is in kPa: no trajectory is unlike most others, but spreads are of two kinds."""
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(5, 20, 8) / np.repeat([1, 1000], 4)
+    mean = 100 * rng.uniform(0.9, 1.1, 8) / np.repeat([1, 1000], 4)
+    ((name, groups, text),) = outliers({"p": mean}, {"p": spread})
+    assert (name, groups.tolist()) == ("p", [4, 5, 6, 7])
+    assert re.match(r"mean 0\.\d+, elsewhere about \d\d", text)
+    assert list(outliers({"p": mean[:4]}, {"p": spread[:4]})) == []
+    assert list(outliers({"p": 0 * mean}, {"p": np.geomspace(1, 1000, 8)})) == [], "no gap"
+
+
+@pytest.mark.parametrize(("left_out", "words"), [
+    ((), r"velocity_x, velocity_y without vector and along$"),
+    (("velocity_y",), r"velocity_x without vector and along, and no velocity_y$")])
+def test_components_that_do_not_say_of_what_are_found(seen: Make, left_out: tuple[str, ...], words: str) -> None:
+    data = flow().drop_vars(left_out)
+    for name in {"velocity_x", "velocity_y"} - set(left_out):
+        data[name].attrs = {"role": "state", "units": "m/s"}
+    keys, (finding,) = seen(data)
+    assert keys == [("warning", "velocity")]
+    assert re.search(words, finding.found)
+    assert "velocity_x: {vector: velocity, along: [x]}" in finding.fix

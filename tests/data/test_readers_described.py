@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from sciml.data.build import build
 from sciml.data.check import validate
+from sciml.data.readers import read
 from sciml.data.source import SourceSpec
 from sciml.data.store import Store
 from sciml.errors import InputError
@@ -56,8 +58,10 @@ def test_a_vector_along_no_axis_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("arrays")
-def test_boundaries_of_plain_arrays(tmp_path: Path) -> None:
-    store = made(tmp_path, CODES, boundaries={"x": "wall", "y": ["open", "dirichlet"]})
+@pytest.mark.parametrize("listed", [CODES, {}], ids=["listed", "unlisted"])
+def test_boundaries_of_plain_arrays(tmp_path: Path, listed: dict[str, Any]) -> None:
+    """Stated once, whether the source lists variables or not."""
+    store = made(tmp_path, listed, boundaries={"x": "wall", "y": ["open", "dirichlet"]})
     found = {name: float(store.read(name, 0)) for name in store.meta.of_role("boundary")}
     assert found == {"boundary_x_low": 0, "boundary_x_high": 0, "boundary_y_low": 1, "boundary_y_high": 3}
     assert [finding for finding in validate(store) if finding.level == "error"] == []
@@ -67,10 +71,42 @@ def test_boundaries_of_plain_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("variables", "boundaries", "words"), [
     (CODES, {"x": "periodic"}, r"options\.boundaries\.x.*'periodic'.*wall, open, dirichlet, neumann.*period: …"),
     (CODES, {"q": "wall"}, r"options\.boundaries\.q.*an axis among x, y"),
-    (CODES, {"x": ["wall"]}, r"options\.boundaries\.x.*two for its low and high end"),
-    ({}, {"x": "wall"}, r"\[variables\].*no boundary_x_low, boundary_x_high.*boundary_x_low: {}, boundary_x_high: {}")])
+    (CODES, {"x": ["wall"]}, r"options\.boundaries\.x.*two for its low and high end")])
 def test_boundaries_that_make_no_sense(tmp_path: Path, variables: dict[str, Any], boundaries: dict[str, Any],
                                        words: str) -> None:
     with pytest.raises(InputError, match=words):
         made(tmp_path, variables, boundaries=boundaries)
     assert not (tmp_path / "lab.zarr").exists()
+
+
+def lab(path: Path, *, start: float = 0.0, dt: float = 0.1, turned: bool = False, **attrs: dict[str, Any]) -> str:
+    """A NetCDF file of velocities and a pressure whose units it states."""
+    usual = {"u": {"units": "m/s", "vector": "velocity", "along": "x"}, "p": {"units": "Pa"}, "x": {"units": "m"}}
+    rng, dims = np.random.default_rng(0), ("trajectory", "time", "x")
+    place = np.arange(X)[::-1] if turned else np.arange(X)
+    xr.Dataset({name: (dims, rng.normal(size=(N, T, X)), usual[name] | attrs.get(name, {})) for name in "up"},
+               {"x": ("x", place / X, usual["x"] | attrs.get("x", {})),
+                "time": ("time", start + dt * np.arange(T), {"units": "s"})}).to_netcdf(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("second", "words"), [
+    ({"p": {"units": "kPa"}}, r"b\.nc \[p, units\]: found 'kPa'; expected 'Pa'"),
+    ({"u": {"units": "Pa"}, "p": {"units": "m/s"}}, r"b\.nc \[u, units\].*channels are swapped.*keys exchanged"),
+    ({"x": {"units": "cm"}}, r"b\.nc \[x, units\]: found 'cm'; expected 'm'"),
+    ({"turned": True}, r"b\.nc \[x\]: found another grid \(6 points, 0\.83.* 0\.0\).*whose axis runs another way"),
+    ({"start": 0.3, "dt": 0.2}, r"b\.nc \[time\]: found steps of 0\.2; expected 0\.1.*one store per time step")])
+def test_files_that_contradict_the_first_one_are_refused(tmp_path: Path, second: Any, words: str) -> None:
+    paths = [lab(tmp_path / "a.nc"), lab(tmp_path / "b.nc", **second)]
+    spec = SourceSpec(name="lab", domain="fields", files=paths)
+    with pytest.raises(InputError, match=words):
+        read(spec, paths)
+
+
+def test_files_that_say_the_same_in_other_words_are_joined(tmp_path: Path) -> None:
+    paths = [lab(tmp_path / "a.nc"), lab(tmp_path / "b.nc", u={"units": "m s-1"})]
+    assert read(SourceSpec(name="lab", domain="fields", files=paths), paths).sizes["trajectory"] == 2 * N
+    later = [paths[0], lab(tmp_path / "c.nc", start=0.3, dt=0.2)]
+    uneven = SourceSpec.model_validate({"name": "lab", "domain": "fields", "files": later,
+                                        "axes": {"time": {"uniform": False}}})
+    assert read(uneven, later).sizes["time"] == 2 * T

@@ -14,6 +14,7 @@ from sciml.data.build import build
 from sciml.data.check import validate
 from sciml.data.readers import read, recognise
 from sciml.data.source import SourceSpec, read_source
+from sciml.errors import InputError
 
 N, T, X, Y, Z = 3, 5, 4, 3, 2
 SIZES = {"x": X, "y": Y, "z": Z}
@@ -171,3 +172,9 @@ def test_as_the_peer_reads_it(tmp_path: Path) -> None:
     assert "period" in ours["x"].attrs
     for row, axis in enumerate("yz", 1):
         assert codes[row].tolist() == [float(ours[f"boundary_{axis}_{side}"][0]) for side in ("low", "high")]
+
+
+def test_a_number_of_axes_that_the_arrays_do_not_have_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.hdf5", n_spatial_dims=2)
+    with pytest.raises(InputError, match=r"a\.hdf5 \[n_spatial_dims\]: found 2; expected 3, as /t"):
+        recognise(tmp_path / "a.hdf5")

@@ -133,3 +133,34 @@ def test_a_starter_is_named_after_its_file(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     assert "name: session_1\n" in (tmp_path / "Session 1.csv.yaml").read_text()
     assert "name: session_2\n" in (tmp_path / "session-2.csv.yaml").read_text()
+
+
+def test_a_folder_of_files_says_what_to_look_at(tmp_path: Path) -> None:
+    for name in ("b.vtu", "a.vtu"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match=r"2 files and 0 folders, .* a\.vtu; .*sniff .*/a\.vtu; .*: \[.*/\*\.vtu\]"):
+        sniff(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match=r"a folder of 0 files and 0 folders; .*name what is inside"):
+        sniff(tmp_path / "none")
+
+
+def test_the_next_command_edits_a_starter_with_gaps_first(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from sciml.cli import cli
+
+    def following(out: Path, *words: object) -> str:
+        shown = CliRunner().invoke(cli, ["data", "sniff", *map(str, words), "-o", str(out)])
+        return shown.output.splitlines()[-1]
+
+    out = tmp_path / "gaps.yaml"
+    line = following(out, write(tmp_path / "a.h5", noise(3, 5, 8)))
+    marked = [number for number, text in enumerate(out.read_text().splitlines(), 1) if "null" in text]
+    assert line == f"next: fill in {out}, lines {', '.join(map(str, marked))}; then sciml data build {out} STORE"
+    whole = xr.Dataset({"u": (("time", "x"), noise(4, 6), {"units": "m s-1"})},
+                       {"time": ("time", np.arange(4.0), {"units": "s"}),
+                        "x": ("x", np.arange(6.0), {"units": "degrees_north"})})
+    whole.to_netcdf(tmp_path / "a.nc")
+    out = tmp_path / "whole.yaml"
+    assert following(out, tmp_path / "a.nc") == f"next: sciml data build {out} STORE"

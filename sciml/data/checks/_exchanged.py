@@ -68,7 +68,8 @@ def _deviation(values: np.ndarray) -> float:
 
 def outliers(mean: Table, std: Table) -> Iterator[tuple[str, np.ndarray, str]]:
     """Channel, trajectories, and what is unusual of the first: a mean beyond 8 robust deviations of all means and 5
-    usual spreads, or a spread more than 10 times larger or smaller, and as far, than usual.
+    usual spreads, or a spread more than 10 times larger or smaller, and as far, than usual. Where spreads are of two
+    kinds that far apart, the rarer one is unusual, of equally many the one that comes later.
 
     >>> usual = np.array([285.0, 286.0, 284.0, 285.5, 12.0])
     >>> [(name, groups.tolist(), text) for name, groups, text in outliers({"t": usual}, {"t": np.ones(5)})]
@@ -83,8 +84,22 @@ def outliers(mean: Table, std: Table) -> Iterator[tuple[str, np.ndarray, str]]:
         far = np.abs(means - center) > max(DEVIATIONS * _deviation(means[known]), 5 * usual)
         logs = np.log(np.where(spreads > 0, spreads, usual) / usual)
         other = np.abs(logs) > max(np.log(FACTOR), DEVIATIONS * _deviation(logs[known]))
-        groups = np.flatnonzero(known & (far | other))
-        if len(groups):
-            at = groups[0]
-            yield name, groups, (f"mean {means[at]:.3g}, elsewhere about {center:.3g}; spread {spreads[at]:.3g}, "
-                                 f"elsewhere about {usual:.3g}")
+        odd = known & (far | other | _apart(logs, known))
+        if odd.any():
+            at = int(np.argmax(odd))
+            center, usual = (float(np.median(x[known & ~odd])) if (known & ~odd).any() else np.nan
+                             for x in (means, spreads))
+            yield name, np.flatnonzero(odd), (f"mean {means[at]:.3g}, elsewhere about {center:.3g}; spread "
+                                              f"{spreads[at]:.3g}, elsewhere about {usual:.3g}")
+
+
+def _apart(logs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The fewer of two groups of logarithms, ``(groups,)``, whose gap is above `FACTOR` and twice what either spans."""
+    order = np.sort(logs[known])
+    gaps = np.diff(order)
+    at = int(np.argmax(gaps))
+    low = logs <= order[at]
+    if gaps[at] < max(np.log(FACTOR), 2 * (order[at] - order[0]), 2 * (order[-1] - order[at + 1])):
+        return np.zeros(len(logs), bool)
+    count, half = int((low & known).sum()), known.sum() / 2
+    return low if count < half or (count == half and not low[np.argmax(known)]) else ~low

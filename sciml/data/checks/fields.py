@@ -71,6 +71,7 @@ def check(store: Store) -> Iterator[Finding]:
     yield from _axes(store, lattices[0])
     yield from _ends(store)
     yield from _vectors(store)
+    yield from _unnamed(store, lattices[0])
     yield from _points(store)
     frames = _frames(store, states)
     seen = Seen()
@@ -179,6 +180,22 @@ def _vectors(store: Store) -> Iterator[Finding]:
             yield Finding("error", vector, f"{', '.join(names)} without the component along {absent}",
                           "all components of a vector, else it can't be turned or mirrored",
                           "add what is missing, or leave out vector and along of the rest")
+
+
+def _unnamed(store: Store, dims: tuple[str, ...]) -> Iterator[Finding]:
+    """States that are named like components, ``velocity_x``, and don't say of what."""
+    variables = store.meta.variables
+    alone = [(name, name.rpartition("_")[0], name.rpartition("_")[2]) for name in store.meta.of_role("state")
+             if not variables[name].vector]
+    told_of = {variable.vector for variable in variables.values()}
+    for vector in dict.fromkeys(stem for _, stem, axis in alone if stem not in told_of and axis in dims):
+        given = {axis: name for name, stem, axis in alone if stem == vector and axis in dims}
+        absent = [f"{vector}_{axis}" for axis in dims if _alike(store, axis, set(given)) and f"{vector}_{axis}"
+                  not in variables and store.meta.axes[axis].kind == "space"]
+        told = ", ".join(f"{name}: {{vector: {vector}, along: [{axis}]}}" for axis, name in given.items())
+        yield Finding("warning", vector, f"{', '.join(given.values())} without vector and along"
+                      + (f", and no {', '.join(absent)}" if absent else ""), "components that say of which vector, or "
+                      "else they are scalars", f"variables: {{{told}}}" + "; add what is missing" * bool(absent))
 
 
 def _absent(store: Store, components: dict[tuple[str, ...], list[str]]) -> str:

@@ -9,6 +9,7 @@ notes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,7 +47,7 @@ def recognise(path: str | Path, limit_bytes: int = SAMPLE_BYTES) -> Guess:
     A refusal counts where no other reader knows the layout (NWB files hold references, which readers of fields refuse).
     Raises `InputError` if it is of no known format, of several, damaged, or refused by the guards.
     """
-    from sciml.data.files import head, require
+    from sciml.data.files import head, is_folder, require
 
     require(path)
     guesses: list[Guess] = []
@@ -64,9 +65,9 @@ def recognise(path: str | Path, limit_bytes: int = SAMPLE_BYTES) -> Guess:
             raise refusal
     guesses = known or guesses
     if not guesses:
-        raise InputError(path, found=_first_look(head(path, 64)),
-                         expected=f"one of: {', '.join(registry.names(GROUP))}",
-                         fix="see docs/formats.md; convert it, or describe an array in NumPy format with a layout")
+        raise _of_folder(str(path)) if is_folder(path) else InputError(
+            path, found=_first_look(head(path, 64)), expected=f"one of: {', '.join(registry.names(GROUP))}",
+            fix="see docs/formats.md; convert it, or describe an array in NumPy format with a layout")
     if len(guesses) > 1:
         raise InputError(path, found=f"both {' and '.join(g.format for g in guesses)}", expected="one format",
                          fix="say which in the source: options: {format: …}")
@@ -76,7 +77,23 @@ def recognise(path: str | Path, limit_bytes: int = SAMPLE_BYTES) -> Guess:
 def _first_look(start: bytes) -> str:
     if start.startswith(b"\x89HDF"):
         return "an HDF5 file of no layout that is known"
-    return f"a file that starts with {start[:16]!r}" if start else "an empty file, or a folder that is no Zarr store"
+    return f"a file that starts with {start[:16]!r}" if start else "an empty file"
+
+
+def _of_folder(path: str) -> InputError:
+    """Of a folder that is no data set by itself: what lies in it, and how to read that."""
+    from sciml.data.files import filesystem
+
+    fs, root = filesystem(path)
+    entries = sorted((os.path.basename(item["name"].rstrip("/")), item["type"]) for item in fs.ls(root, detail=True))
+    files = [name for name, kind in entries if kind == "file" and not name.startswith(".")]
+    found, fix = f"a folder of {len(files)} files and {len(entries) - len(files)} folders", "name what is inside"
+    if files:
+        one, alike = (f"{path.rstrip('/')}/{name}" for name in (files[0], f"*{os.path.splitext(files[0])[1]}"))
+        found = f"{found}, the first file is {files[0]}"
+        fix = f"look at one: sciml data sniff {one}; if the others are like it, list them all: files: [{alike}]"
+    return InputError(path, found=found, expected="a file, or a folder that is one data set: Zarr, an OpenFOAM case, "
+                      "DICOM slices, images with labels, Phy", fix=fix)
 
 
 def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
@@ -86,7 +103,7 @@ def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
     stop by dimension), ``limits`` (see `sciml.data.safety.Limits`), ``boundaries`` (of fields: what an axis ends in).
     Raises `InputError` for an unknown option.
     """
-    from sciml.data.readers._combine import bounded, named
+    from sciml.data.readers._combine import bounds, named
 
     texts = [str(path) for path in paths]
     if not texts:
@@ -102,4 +119,6 @@ def read(source: Any, paths: Sequence[str | Path]) -> xr.Dataset:
             raise InputError(source.name, key=f"options.{key}", found=repr(source.options[key])[:60],
                              expected=f"an option of {name}: {', '.join(sorted(COMMON | reader.options))}",
                              fix="correct or remove it")
-    return named(bounded(reader.read(texts, source), source), source, source.name)
+    found = reader.read(texts, source)
+    codes = bounds(found, source)
+    return named(found.assign(codes), source, source.name).assign(codes)

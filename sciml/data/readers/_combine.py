@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sciml.data import units
 from sciml.data.ragged import dims_of
 from sciml.data.readers._lattice import EDGES, edge_codes
+from sciml.data.readers.guess import UNIFORM, numbers
 from sciml.errors import InputError
 
 
@@ -38,6 +40,9 @@ def combine(parts: Sequence[xr.Dataset], paths: Sequence[str], source: Any) -> x
     else:
         order = sorted(range(len(parts)), key=lambda i: parts[i]["time"].values[0])
         _check_consecutive(parts, paths, order, group)
+        if first.attrs["domain"] == "fields" and not (source is not None and "time" in source.axes
+                                                      and not source.axes["time"].uniform):
+            _check_steps([parts[i] for i in order], [paths[i] for i in order])
         joined = _along([parts[i] for i in order], "time")
     return _select(joined, options_of(source), paths[0]).assign_attrs(_merged_attrs(parts))
 
@@ -62,6 +67,7 @@ def _check_alike(first: xr.Dataset, part: xr.Dataset, path: str, group: str) -> 
         if first[name].dims != part[name].dims:
             raise InputError(path, key=name, found=f"dimensions {part[name].dims}", expected=f"{first[name].dims}",
                              fix="list only files of one kind")
+    _check_described(first, part, path)
     for dim in first.sizes:
         if dim in (group, "time"):
             continue
@@ -69,8 +75,24 @@ def _check_alike(first: xr.Dataset, part: xr.Dataset, path: str, group: str) -> 
         if same and dim in first.coords and dim in part.coords:
             same = _close(first[dim].values, part[dim].values)
         if not same:
-            raise InputError(path, key=dim, found=f"another grid ({part.sizes[dim]} points)",
-                             expected=f"that of the first file ({first.sizes[dim]} points)", fix="one store per grid")
+            ours, theirs = (f"{one.sizes[dim]} points" + (f", {one[dim].values[0]} … {one[dim].values[-1]}"
+                            if dim in one.coords else "") for one in (part, first))
+            raise InputError(path, key=dim, found=f"another grid ({ours})", expected=f"the first file's ({theirs})",
+                             fix="one store per grid; turn or sort files whose axis runs another way")
+
+
+def _check_described(first: xr.Dataset, part: xr.Dataset, path: str) -> None:
+    """Raises `InputError` where a variable or axis is in another unit, along another axis, or of another period."""
+    for name in [str(name) for name in first.variables if name in part.variables]:
+        for attr in ("units", "vector", "along", "period"):
+            theirs, ours = (one[name].attrs.get(attr) for one in (first, part))
+            if theirs is None or ours is None or theirs == ours or (
+                    attr == "units" and units.same(str(theirs), str(ours), where=path, key=name)) or (
+                    attr == "period" and np.isclose(theirs, ours)):
+                continue
+            raise InputError(path, key=f"{name}, {attr}", found=repr(ours), expected=f"{theirs!r}, the first file's",
+                             fix="convert or mend the file (values are never converted); if channels are swapped, "
+                             "build these files by themselves with the keys exchanged under variables")
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -95,6 +117,17 @@ def _check_consecutive(parts: Sequence[xr.Dataset], paths: Sequence[str], order:
                                       f"in {a.sizes[group]} groups", fix="one store per time axis, or mend the times")
 
 
+def _check_steps(parts: Sequence[xr.Dataset], paths: Sequence[str]) -> None:
+    """Raises `InputError` naming the first file whose time step is another than that of the files before."""
+    steps = [(path, float(np.median(np.diff(numbers(part["time"].values))))) for part, path in zip(parts, paths)
+             if part.sizes["time"] > 1]
+    for path, step in steps[1:]:
+        if not np.isclose(step, steps[0][1], rtol=UNIFORM, atol=0):
+            raise InputError(path, key="time", found=f"steps of {step:g}", expected=f"{steps[0][1]:g}, as in "
+                             f"{steps[0][0]}", fix="one store per time step, or resample; axes: {time: {uniform: "
+                             "false}} keeps them, and can't be trained on")
+
+
 def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> xr.Dataset:
     """``select: {trajectory: [0, 100], time: [0, 50]}``: start and stop indices per dimension."""
     ranges = {}
@@ -110,11 +143,10 @@ def _select(dataset: xr.Dataset, options: Mapping[str, Any], where: object) -> x
     return dataset.isel(ranges)
 
 
-def bounded(dataset: xr.Dataset, source: Any) -> xr.Dataset:
-    """With the boundary codes that ``boundaries: {x: wall, y: [open, dirichlet]}`` gives for files that state none.
+def bounds(dataset: xr.Dataset, source: Any) -> dict[str, xr.Variable]:
+    """The boundary codes that ``boundaries: {x: wall, y: [open, dirichlet]}`` gives for files that state none.
 
-    Raises `InputError` for an unknown axis or kind, for what the files state themselves, and where the source lists
-    variables without these.
+    Raises `InputError` for an unknown axis or kind, and for what the files state themselves.
     """
     added: dict[str, xr.Variable] = {}
     for dim, given in options_of(source).get("boundaries", {}).items():
@@ -132,11 +164,7 @@ def bounded(dataset: xr.Dataset, source: Any) -> xr.Dataset:
             raise InputError(source.name, key=key, found=f"{kinds} where the files state what axis {dim} ends in",
                              expected="boundaries of axes that have none", fix="remove it")
         added |= codes
-    unlisted = [name for name in added if source.variables and name not in source.variables]
-    if unlisted:
-        raise InputError(source.name, key="variables", found=f"no {', '.join(unlisted)}", expected="the boundaries "
-                         "that options.boundaries gives", fix=f"variables: {{{': {}, '.join(unlisted)}: {{}}}}")
-    return dataset.assign(added)
+    return added
 
 
 def named(dataset: xr.Dataset, source: Any, where: object) -> xr.Dataset:

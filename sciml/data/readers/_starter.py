@@ -33,6 +33,16 @@ def starter(guess: Guess, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def gaps(text: str) -> list[int]:
+    """Numbers of the lines that a starter marks to be filled in, from 1; a licence and a citation may be left out.
+
+    >>> gaps("# Lines marked FILL IN need you.\\nunit: null  # FILL IN\\nlicence: ''  # FILL IN")
+    [2]
+    """
+    return [number for number, line in enumerate(text.splitlines(), 1)
+            if "FILL IN" in line and not line.startswith(("#", "licence:", "citation:"))]
+
+
 def _option(key: str, value: object, indent: str) -> Iterator[str]:
     """In one line, but for what holds a null, which the user has to fill in."""
     if value is None:

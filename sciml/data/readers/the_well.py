@@ -121,6 +121,9 @@ def _layout(url: str, file: Any) -> Layout:
         raise InputError(url, key=array.name, found=f"shape {array.shape}",
                          expected=f"(trajectory, time, {', '.join(names)}{', D' * order})",
                          fix="correct dimensions.spatial_dims, or keep the axes that do not vary with size 1")
+    if int(file.attrs.get("n_spatial_dims", len(names))) != len(names):
+        raise InputError(url, key="n_spatial_dims", found=file.attrs["n_spatial_dims"],
+                         expected=f"{len(names)}, as {array.name} {array.shape} has", fix="correct the attribute")
     samples = int(file.attrs.get("n_trajectories", lattice_shape[0]))
     layout = Layout(url, samples, lattice_shape[1], dict(zip(names, lattice_shape[2:])))
     for dim, size in layout.space.items():

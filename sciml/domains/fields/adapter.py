@@ -72,6 +72,10 @@ class Fields:
                              fix=f"use the adapter of {meta.domain}")
         old = self.datasets.get(meta.dataset)
         learnt = old or contracts.learn(store, self.datasets)
+        if learnt.scattered and not self.config.fixed_patch:
+            raise InputError(store.url, key="domains.fields.fixed_patch", found="false, of scattered points",
+                             expected="true: points have places, and no cells to be counted",
+                             fix="leave fixed_patch out")
         project.checked(store, learnt, self.config.project)
         spectra = self._with_spectra(store, learnt)
         if old is not None:
@@ -105,10 +109,10 @@ class Fields:
 
     def open(self, store: Store, split: SplitName, *, train: bool = False) -> Windows:
         frame, blocks = self._frame(store), store.meta.splits.of(split)
-        augment = self.config.augment if train else ()
+        augment, resolutions = (self.config.augment, self.config.resolutions) if train else ((), (1.0,))
         if frame.clock is None:
-            return Cases.of(frame, blocks, augment)
-        return Pairs.of(frame, blocks, self.config.leads, random=train, augment=augment)
+            return Cases.of(frame, blocks, augment, resolutions)
+        return Pairs.of(frame, blocks, self.config.leads, random=train, augment=augment, resolutions=resolutions)
 
     def stretches(self, store: Store, split: SplitName, steps: int, *, train: bool = False,
                   spans: Sequence[int] = (1,)) -> Windows:
@@ -127,8 +131,9 @@ class Fields:
             raise InputError(store.url, key=f"split {split}", found=f"leads {leads}, at most {longest} states",
                              expected=f"{steps} equal steps, of which {list(spans)} at a time are a lead",
                              fix="chain fewer steps, add leads (domains.fields.leads), or use longer trajectories")
-        return Pairs.of(frame, blocks, usable if train else usable[:1], steps=steps, random=train,
-                        augment=self.config.augment if train else ())
+        augment, resolutions = (self.config.augment, self.config.resolutions) if train else ((), (1.0,))
+        return Pairs.of(frame, blocks, usable if train else usable[:1], steps=steps, random=train, augment=augment,
+                        resolutions=resolutions)
 
     def starts(self, store: Store, split: SplitName) -> Blocks:
         frame = self._frame(store)
@@ -173,7 +178,11 @@ class Fields:
         return ask(batch, self.datasets[dataset], self._leads(batch), fitted)
 
     def restated(self, batch: TokenBatch, values: Tensor) -> TokenBatch:
-        """The same question about another present state, normalised ``(B, *space, C)``."""
+        """The same question about another present state, normalised ``(B, *space, C)``. Raises `InputError` for steady
+        data, which have none."""
+        if self.datasets[batch.dataset].steady:
+            raise InputError(batch.sources, key="chain.noise", found=f"a steady data set, {batch.dataset}",
+                             expected="a trajectory, whose states can be perturbed", fix="leave the noise out")
         batch, truth = replace(batch, values=values), batch.targets[HEAD]
         return replace(batch, targets={HEAD: replace(self._ask(batch), value=truth.value, mask=truth.mask)})
 

@@ -109,7 +109,7 @@ def means_of(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Mean]]:
 
 
 def fit_means(store: Store, contract: Contract) -> dict[str, Mean]:
-    """Of every state of a steady data set, in float64 and one case in memory at a time.
+    """Of every state of a steady data set, inside its masks, in float64 and one case in memory at a time.
 
     A profile says what walls do (a solution that is zero there), but must not single out places of a periodic axis, and
     of few cases is mostly their noise: it is kept if it predicts the validation split better than one number does.
@@ -119,7 +119,12 @@ def fit_means(store: Store, contract: Contract) -> dict[str, Mean]:
     result = {}
     for name, scaling in contract.states.items():
         def values(group: int, name: str = name, center: float = scaling.center, scale: float = scaling.scale) -> Any:
-            return (store.read(name, group).astype(np.float64) - center) / scale
+            found = (store.read(name, group).astype(np.float64) - center) / scale
+            for mask in contract.masks:
+                dims = store.meta.variables[mask].dims
+                inside = store.read(mask, group).transpose([dims.index(axis) for axis in contract.names]) > 0
+                found = np.where(inside, found, np.nan)
+            return found
 
         train, held = ([block.group for block in blocks] for blocks in (
             store.meta.splits.train, store.meta.splits.validation))

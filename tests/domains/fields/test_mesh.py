@@ -16,6 +16,7 @@ from sciml.data.build import build
 from sciml.data.check import validate
 from sciml.data.source import SourceSpec
 from sciml.data.store import Store
+from sciml.domains.fields.adapter import Fields
 from sciml.errors import InputError
 from sciml.evaluate import evaluate
 from sciml.export.step import form_of
@@ -65,6 +66,11 @@ def test_a_store_of_points_is_valid(store: Store) -> None:
     assert [finding for finding in validate(store) if finding.level == "error"] == []
     assert store.meta.axes["point"].places == ("point_x", "point_y")
     assert set(store.meta.moments) == set(store.meta.variables)
+
+
+def test_tokens_of_so_many_points_are_refused_at_once(store: Store) -> None:
+    with pytest.raises(InputError, match=r"domains\.fields\.fixed_patch.*scattered points.*leave fixed_patch out"):
+        Fields.create({"fixed_patch": False}).fit(store)
 
 
 def test_points_in_and_points_out(store: Store, predictor: Predictor) -> None:

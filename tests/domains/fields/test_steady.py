@@ -10,6 +10,8 @@ import pytest
 import torch
 import xarray as xr
 
+from sciml.chains import Going
+from sciml.data.schema import Variable
 from sciml.data.store import Store
 from sciml.domains.fields.adapter import Fields
 from sciml.errors import InputError
@@ -22,7 +24,7 @@ from sciml.rollout import rollout_to_zarr
 from sciml.testing import CHECKS, Subject, prepare
 from sciml.testing.conformance import OPERATOR
 from sciml.tokens import Outputs
-from tests.domains.fields.stores import flow_store, poisson_store
+from tests.domains.fields.stores import flow_store, poisson_store, put
 
 RNG = np.random.default_rng(0)
 
@@ -80,6 +82,28 @@ def test_the_baseline_is_the_training_mean_and_its_scale_what_that_misses(store:
     mean = adapter.decode(batch, {"state": batch.targets["state"].baseline})["u"].values[0]
     np.testing.assert_allclose(mean, np.mean(values, 0), atol=1e-6)
     assert np.abs(mean[0]).max() < 1e-6 < np.abs(mean[8]).max(), "zero at the walls, as all solutions are"
+
+
+@pytest.mark.parametrize("fill", [0.0, 50.0])
+def test_what_a_mask_leaves_out_is_in_no_mean(tmp_path: Path, fill: float) -> None:
+    """Whatever files have inside a body, the mean and its scale are those of the cells around it."""
+    whole = poisson_store(tmp_path)
+    count, n = whole.meta.groups, 16
+    outside = np.zeros((count, n, n), bool)
+    outside[:, 4:7, 5:9] = True
+    u = whole.dataset()["u"].values
+    data = {"u": (("trajectory", "x", "y"), np.where(outside, fill, u).astype(np.float32)),
+            "f": (("trajectory", "x", "y"), whole.dataset()["f"].values),
+            "body": (("trajectory", "y", "x"), 1 - outside.transpose(0, 2, 1).astype(np.float32))}
+    mask = {"body": Variable(role="mask", unit="1", dims=("y", "x"))}
+    masked = put(tmp_path, data, {d: whole.coord(d) for d in "xy"}, {**whole.meta.variables, **mask}, whole.meta.axes,
+                 dt=None, frames=1, dataset="body")
+    adapter = Fields.create({}).fit(masked)
+    mean, link = adapter.means["body"]["u"], adapter.datasets["body"].states["u"]
+    train = u[[block.group for block in masked.meta.splits.train]][:, ~outside[0]].astype(float)
+    found = mean.profile[~outside[0]] * link.scale + link.center
+    np.testing.assert_allclose(found, train.mean(0), atol=1e-6 * link.scale)
+    assert mean.scale * link.scale == pytest.approx(np.sqrt(train.var(0).mean()), rel=1e-4)
 
 
 def test_a_periodic_box_has_one_mean(tmp_path: Path) -> None:
@@ -142,3 +166,13 @@ def _without(store: Store, folder: Path) -> Store:
 def test_steady_data_are_not_rolled_out(store: Store, subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing that goes on in time.*predictor\.predict"):
         rollout_to_zarr(subject.predictor, store, "test", tmp_path / "out.zarr", steps=2)
+
+
+def test_noise_on_a_state_that_is_not_there_is_refused(store: Store) -> None:
+    adapter = Fields.create({}).fit(store)
+    (batch,) = [adapter.encode(drawn(adapter, store))]
+    going = Going(adapter, lambda batch: Outputs({}), lambda outputs, batch: torch.zeros(1),
+                  generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=r"\[chain\.noise\]: found a steady data set, poisson.*leave the noise out"):
+        going.perturbed(batch, 0.1)
+    assert going.perturbed(batch, 0.0) is batch
