@@ -14,6 +14,11 @@ goes on; delete the folder after a change of code.
 
 - navier_stokes also has the same weights on twice the resolution (`resolution`: the error there over the error here),
   and rollouts of 200 steps beside the solver's: correlation time and mean spectrum.
+- channel: rollouts ten times as long as trajectories, judged by statistics (`benchmarks/fields_channel.py`).
+- few: 16, 64 and 256 trajectories of an equation that pretraining hasn't seen (`benchmarks/fields_few.py`).
+- apebench: its scenarios, networks and metrics (`benchmarks/fields_apebench.py`; needs ``pip install apebench``).
+- Cases whose data a solver of ours made also have its error and time per frame, on coarser and finer grids and up to
+  its longest stable steps, beside those of the models (`benchmarks/fields_pareto.py`).
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ from sciml.rollout import BlowUp, rollout
 HERE = Path(__file__).parent
 common = load_script(HERE / "common.py")
 peers = load_script(HERE / "fields_peers.py")
+solvers = load_script(HERE / "fields_pareto.py")
+further = {name: load_script(HERE / f"fields_{name}.py") for name in ("channel", "few", "apebench")}
 say = common.say
 
 RUNS = Path("runs/bench_fields")
@@ -81,16 +88,21 @@ CASES = {
     "wave": Case("wave", 600.0),
     "darcy": Case("elliptic", 600.0, steps=0),
 }
+FURTHER = {"channel": 1200.0, "few": 45.0, "apebench": 60.0}
+"""Seconds of the parts that have a script and settings of their own."""
 
 
 def run(place: Path | None = None) -> Bench:
     """Measure the cases that are missing; place: folder of the results."""
     torch.set_num_threads(1)
     keep_freed()
-    plan = common.Plan.of_environment(tuple(CASES), {name: case.seconds for name, case in CASES.items()})
+    budgets = {name: case.seconds for name, case in CASES.items()} | FURTHER
+    plan = common.Plan.of_environment(tuple(budgets), budgets)
     bench = Bench.load_or_new("fields", seeds=tuple(range(plan.seeds)), place=place)
     for name in plan.parts:
-        if common.measured(bench, f"{name}/{CASES[name].scores[0]}", NAMES["fno"]) is None:
+        if name in FURTHER:
+            further[name].measure(bench, plan.seconds[name], plan.seeds)
+        elif common.measured(bench, f"{name}/{CASES[name].scores[0]}", NAMES["fno"]) is None:
             bench.add(Row(metric=f"machine/gemm/{name}", unit="GFLOP/s", ours=gemm_gflops()))
             compare(bench, name, CASES[name], plan.seconds[name], plan.seeds)
     return bench
@@ -118,6 +130,7 @@ def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> 
         bench.add(Row(metric=f"{name}/parameters/{label}", unit="1", ours=float(common.parameters(each.predictor))))
         bench.add(Row(metric=f"{name}/steps/{label}", unit="1", ours=float(each.step)))
     bench.add(Row(metric=f"{name}/training/cpu", unit="s", ours=seconds))
+    solvers.pareto(bench, name, {kind: runs[kind, 0].averaged() for kind in kinds}, store)
 
 
 def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:

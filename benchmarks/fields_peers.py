@@ -8,8 +8,10 @@ same objective on the same augmented samples, on the same clock, and is scored b
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +95,13 @@ def network(kind: str, rank: int, inputs: int, outputs: int, periodic: bool) -> 
                            factorization="tucker", rank=0.42, domain_padding=padding)
     else:
         half = tuple(m // 2 for m in modes)
-        made = models.UNO(inputs, outputs, hidden_channels=width, lifting_channels=4 * width,
-                          projection_channels=4 * width, n_layers=5, domain_padding=padding,
-                          uno_out_channels=[width, 2 * width, 2 * width, 2 * width, width],
-                          uno_n_modes=[modes, half, half, half, modes],
-                          uno_scalings=[[1.0] * rank, [0.5] * rank, [1.0] * rank, [2.0] * rank, [1.0] * rank],
-                          channel_mlp_skip="linear", horizontal_skips_map={4: 0, 3: 1})
+        with redirect_stdout(io.StringIO()):  # it prints its settings
+            made = models.UNO(inputs, outputs, hidden_channels=width, lifting_channels=4 * width,
+                              projection_channels=4 * width, n_layers=5, domain_padding=padding,
+                              uno_out_channels=[width, 2 * width, 2 * width, 2 * width, width],
+                              uno_n_modes=[modes, half, half, half, modes],
+                              uno_scalings=[[1.0] * rank, [0.5] * rank, [1.0] * rank, [2.0] * rank, [1.0] * rank],
+                              channel_mlp_skip="linear", horizontal_skips_map={4: 0, 3: 1})
     return made
 
 

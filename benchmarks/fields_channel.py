@@ -1,0 +1,277 @@
+"""Turbulent flow between two walls: an operator with looped depth, judged by one step in training and rolled out ten
+times as long as its trajectories are, beside neuraloperator's FNO.
+
+    SCIML_BENCH_PARTS=channel SCIML_BENCH_SECONDS=channel:300 sciml bench fields
+
+The protocol is that of IFactFormer-m (Yang, Wang & Wang, "Implicit factorized transformer approach to fast prediction
+of turbulent channel flows", 2024), reimplemented on data of our own (`datasets/channel`: Re_τ = 180, 32 × 48 × 32):
+one set of weights applied again and again, attention along each axis in parallel, free rollouts judged by their
+statistics. Training judges one step, as theirs does, but from states that the model itself led to (`pushforward`):
+minutes of training from true states alone leave rollouts that gain energy. The training horizon is the length of a
+trajectory, 200 steps or 2 δ/u_τ; rollouts have 2000 steps.
+
+Both models have the same samples, chain, projection, objective (`relative_change`) and CPU seconds, and the learning
+rate and batch that were best on the validation split, a tenth of the budget a try. Trained weights are kept under
+``stores/bench``, and rollouts that were interrupted begin again from them. Statistics are of all steps of all rollouts,
+beside those of all test trajectories; how far those are apart from each other is said beside (`spread`). Velocities are
+in u_τ: wall units.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciml import registry
+from sciml.assets import config, dataset
+from sciml.cards.fields import entries
+from sciml.cards.fields_rollouts import Followed, Plan, follow
+from sciml.chains import Going, chain_of, reach
+from sciml.cli.bench import load_script
+from sciml.data.builders import channel
+from sciml.data.source import read_source
+from sciml.data.store import Store
+from sciml.domains.fields.statistics import Statistics, merge, one
+from sciml.packing import collate
+from sciml.predictor import Predictor, forward
+from sciml.recipe import Recipe, load_recipe, validate
+from sciml.report.bench import Bench, Row
+from sciml.sampling import MicroBatches, Schedule, Source
+from sciml.tokens import TokenBatch
+
+HERE = Path(__file__).parent
+common = load_script(HERE / "common.py")
+peers = load_script(HERE / "fields_peers.py")
+
+NAMES = {"sciml": "ours", "fno": "neuraloperator_fno"}
+SETTINGS = {"sciml": ((2e-3, 1), (4e-3, 1), (8e-3, 1), (4e-3, 4)), "fno": ((1e-3, 1), (3e-3, 1), (6e-3, 1), (3e-3, 4))}
+TIMES, STARTS = 10, 2
+JUDGED = 48
+"""Test pairs that the error of one step is over."""
+PICTURE = HERE.parent / "docs/pictures/fields_channel.png"
+MEASURES = {"finite steps": "finite_steps", "spectrum energy_x/velocity, largest factor": "spectrum_x",
+            "spectrum energy_z/velocity, largest factor": "spectrum_z"}
+MEASURES |= {f"{kind} of velocity_{axis} along y, error": f"{kind}_{axis}"
+             for kind in ("mean", "rms") for axis in "xyz"}
+MEASURES["stress ⟨velocity_x′ velocity_y′⟩ along y, error"] = "stress_xy"
+UNITS = {"finite_steps": "steps", "cost": "s"}
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What a model's rollouts did: figures by measure, and the statistics of all steps, None if there is no step."""
+
+    figures: Mapping[str, float]
+    whole: Statistics | None
+
+
+def measure(bench: Bench, seconds: float, seeds: int) -> None:
+    """Tune, train, roll out; rows ``channel/rollout_2000/*`` beside the FNO's, ``channel/spread/*`` of the truth."""
+    recipe, store = load_recipe(config("channel")), common.store_of("channel")
+    parts, steps = truth(recipe, store)
+    rollouts = f"channel/rollout_{TIMES * steps}"
+    if common.measured(bench, f"{rollouts}/finite_steps", NAMES["fno"]) is not None:
+        return
+    for metric, value in spread(parts).items():
+        bench.add(Row(metric=f"channel/spread/{metric}", unit="1", ours=value))
+    models = trained(recipe, store, seconds, seeds)
+    found: dict[str, list[Rolled]] = {kind: [] for kind in NAMES}
+    solved = reduce(merge, [part.gathered["whole"] for part in parts])
+    for kind, predictor in models:
+        found[kind].append(rolled(predictor, store, TIMES * steps, solved))
+        common.say(f"channel {kind}: {found[kind][-1].figures}")
+    rows = {kind: {name: float(np.mean([each.figures.get(name, np.nan) for each in some]))
+                   for name in some[0].figures} for kind, some in found.items()}
+    for name, theirs in rows["fno"].items():
+        ours, unit = rows["sciml"].get(name, np.nan), UNITS.get(name, "1")
+        for label, value in (("ours", ours), ("fno", theirs)):
+            if not np.isfinite(value):
+                common.say(f"{rollouts}/{name}: {label} isn't finite: {value}")
+        if np.isfinite(ours):
+            known = np.isfinite(theirs)
+            bench.add(Row(metric=f"{rollouts}/{name}", unit=unit, ours=ours, peer=theirs if known else None,
+                          peer_name=NAMES["fno"] if known else None))
+    bench.add(Row(metric="channel/solver/cost", unit="s", ours=solver_cost()))
+    bench.add(Row(metric="channel/training/cpu", unit="s", ours=seconds))
+    draw({"solver": solved} | {NAMES[kind]: some[0].whole for kind, some in found.items()}, PICTURE)
+
+
+def truth(recipe: Recipe, store: Store) -> tuple[list[Followed], int]:
+    """The solver's own statistics, one test trajectory each, as ``whole``; and the steps of a trajectory."""
+    predictor = peers.make_predictor("sciml", recipe, store)
+    starts, parts = predictor.adapter("fields").starts(store, "test"), list[Followed]()
+    for index, block in enumerate(starts.blocks):
+        part = follow(predictor, starts, index, Plan(1))
+        names = part.layout.channels
+        frames = (np.stack([store.read(name, block.group, t, t + 1)[0] for name in names])
+                  for t in range(block.start, block.stop))
+        parts.append(replace(part, gathered={"whole": reduce(merge, (one(part.layout, frame) for frame in frames))}))
+    return parts, min(block.stop - block.start for block in starts.blocks) - 1
+
+
+def spread(parts: Sequence[Followed]) -> dict[str, float]:
+    """How far one test trajectory is from the others together, mean over trajectories."""
+    each = [part.gathered["whole"] for part in parts]
+    found = [beside(parts[i], own, reduce(merge, each[:i] + each[i + 1:])) for i, own in enumerate(each)]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+def beside(part: Followed, ours: Statistics, theirs: Statistics) -> dict[str, float]:
+    """The card's figures of two statistics, by measure."""
+    rows = entries([replace(part, gathered={"whole": ours, "ours": ours, "theirs": theirs})], part.steps)
+    found = {MEASURES[row.name]: row.value for row in rows if row.name in MEASURES and row.name != "finite steps"}
+    return found | {"bulk_velocity": float(ours.layout.across @ ours.mean[0] / (theirs.layout.across @ theirs.mean[0]))}
+
+
+def trained(recipe: Recipe, store: Store, seconds: float, seeds: int) -> list[tuple[str, Predictor]]:
+    """Predictors of all kinds and seeds; weights that are kept under ``stores/bench`` aren't trained again."""
+    from safetensors.torch import load_file, save_file
+
+    made = [(kind, seed) for seed in range(seeds) for kind in NAMES]
+    files = {key: Path(f"stores/bench/channel_{key[0]}_{seconds:g}_{key[1]}.safetensors") for key in made}
+    if not all(file.exists() for file in files.values()):
+        chosen = tuned(recipe, store, seconds / 10)
+        trainers = {(kind, seed): trainer(kind, chosen[kind], recipe, store, seconds, seed) for kind, seed in made}
+        common.train_together(list(trainers.values()))
+        for key, each in trainers.items():
+            common.say(f"channel {key}: {each.step} steps, validation {peers.validation(each):.4f}, "
+                       f"{common.parameters(each.predictor)} parameters")
+            files[key].parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors(each.averaged()), files[key])
+    found = []
+    for key in made:
+        predictor = peers.make_predictor(key[0], recipe, store)
+        predictor.operator.load_state_dict(load_file(files[key]))
+        found.append((key[0], predictor))
+    return found
+
+
+def tensors(predictor: Predictor) -> dict[str, torch.Tensor]:
+    """Weights that a file of tensors can hold."""
+    return {name: value.contiguous() for name, value in predictor.operator.state_dict().items()
+            if isinstance(value, torch.Tensor)}
+
+
+def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store, seconds: float, seed: int = 0) -> Any:
+    """On the recipe's chain (`direct` with its noise, or `pushforward`), either model alike."""
+    each = peers.trainer(kind, setting, recipe, store, seconds, seed)
+    chain: Any = chain_of(recipe.data[0].chain)
+    steps = reach(chain)
+    windows = each.adapter.stretches(store, "train", steps, train=True) if steps > 1 else each.adapter.open(
+        store, "train", train=True)
+    source = Source(kind, each.adapter, windows, setting[1], 1.0, chain)
+    data = MicroBatches((source,), Schedule.make(seed, [1.0], 200_000), seed)
+    going = Going(each.adapter, each.predictor.forward, each.objective, generator=torch.Generator().manual_seed(seed))
+
+    def led(links: Sequence[TokenBatch]) -> TokenBatch:
+        batch = going.perturbed(links[0], getattr(chain, "noise", 0.0))
+        for link in links[1:going.drawn(steps)]:
+            batch = going.onward(batch, going.forward(batch), link)
+        return batch
+
+    each.batches = (data[i].links for i in itertools.count())
+    each.asked = led
+    return each
+
+
+def tuned(recipe: Recipe, store: Store, seconds: float) -> dict[str, tuple[float, int]]:
+    """Each model's best setting by validation, all trained in turns."""
+    tries = [(kind, setting) for kind in NAMES for setting in SETTINGS[kind]]
+    trainers = [trainer(kind, setting, recipe, store, seconds) for kind, setting in tries]
+    common.train_together(trainers)
+    errors = {each: peers.validation(one, JUDGED) for each, one in zip(tries, trainers)}
+    for (kind, setting), error in errors.items():
+        common.say(f"tuning {kind}: rate {setting[0]:g}, batch {setting[1]}: {error:.4f}")
+    return {kind: min(SETTINGS[kind], key=lambda setting: errors[kind, setting]) for kind in NAMES}
+
+
+def rolled(predictor: Predictor, store: Store, steps: int, solved: Statistics) -> Rolled:
+    """Free rollouts from the first states of the test split."""
+    adapter: Any = predictor.adapter("fields")
+    starts = adapter.starts(store, "test")
+    parts = [follow(predictor, starts, index, Plan(steps)) for index in range(min(STARTS, len(starts)))]
+    figures = {"finite_steps": float(min(part.steps for part in parts)), "one_step": one_step(predictor, store),
+               "gmean_100": float(np.mean([part.growth.gmean for part in parts])),
+               "correlation_time": float(np.mean([part.growth.held * part.dt for part in parts])),
+               "cost": cost(predictor, starts[0])}
+    gathered = [part.gathered["whole"] for part in parts if "whole" in part.gathered]
+    if not gathered:
+        return Rolled(figures, None)
+    whole = reduce(merge, gathered)
+    return Rolled(figures | beside(parts[0], whole, solved), whole)
+
+
+@torch.no_grad()
+def one_step(predictor: Predictor, store: Store) -> float:
+    """The objective, of test pairs."""
+    adapter, rng = predictor.adapter("fields"), np.random.default_rng(0)
+    objective = registry.find("sciml.objectives", adapter.objective)
+    windows, errors = adapter.open(store, "test"), []
+    for index in np.linspace(0, len(windows) - 1, JUDGED).astype(int):
+        batch = collate([adapter.encode(windows.draw(int(index), rng, rng))])
+        errors.append(objective(forward(adapter, predictor.operator.eval(), batch), batch))
+    return float(torch.cat(errors).mean())
+
+
+def cost(predictor: Predictor, sample: Any, count: int = 5) -> float:
+    """CPU seconds of a step, after one that isn't counted."""
+    state = predictor.step(predictor.adapter("fields").initial(sample))
+    began = time.process_time()
+    for _ in range(count):
+        state = predictor.step(state)
+    return (time.process_time() - began) / count
+
+
+def solver_cost(count: int = 5) -> float:
+    """CPU seconds that the solver, in float64, takes from one frame to the next; from the flow that a spin-up starts
+    with."""
+    options = validate(channel.Options, read_source(dataset("channel")).options, where="datasets/channel")
+    reynolds = float(np.atleast_1d(options.friction_reynolds)[0])
+    grid, flow = options.flow_grid, channel.initial(options, 0, reynolds)
+    flow = channel.solver.advance(grid, flow, options.frame_dt, 1 / reynolds)
+    began = time.process_time()
+    for _ in range(count):
+        flow = channel.solver.advance(grid, flow, options.frame_dt, 1 / reynolds)
+    return (time.process_time() - began) / count
+
+
+def draw(curves: Mapping[str, Statistics | None], path: Path) -> None:
+    """Mean profile, fluctuations and spectra of the solver and of the models that have any."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 6.4), layout="constrained")
+    axes = drawing.subplots(2, 3)
+    for (label, found), look, width in zip(curves.items(), ("0.72", "C0", "C3"), (5.0, 1.6, 1.3)):
+        if found is None or not np.isfinite(found.product).all():
+            continue
+        layout, half = found.layout, found.mean.shape[1] // 2
+        wall, style = 180 * layout.places[1][:half], {"color": look, "linewidth": width, "label": label}
+        folded = (found.mean[0, :half] + found.mean[0, ::-1][:half]) / 2
+        axes[0, 0].semilogx(wall, folded, **style)
+        stress = found.stress("velocity_x", "velocity_y")
+        axes[0, 2].plot(wall, (stress[::-1][:half] - stress[:half]) / 2, **style)
+        for channel_, dash in zip(range(3), ("-", "--", ":")):
+            rms = (found.rms[channel_, :half] + found.rms[channel_, ::-1][:half]) / 2
+            axes[0, 1].plot(wall, rms, **{**style, "linestyle": dash, "label": None})
+        for ax, name in zip(axes[1], ("energy_x/velocity", "energy_z/velocity")):
+            spectrum = found.spectra[name]
+            ax.loglog(range(1, 11), spectrum.overall(layout)[1:11], **style)
+        axes[1, 2].plot(layout.places[1], found.mean[0], **style)
+    titles = (("mean u⁺", "y⁺"), ("rms of u (—), v (--), w (···)", "y⁺"), ("−⟨u′v′⟩⁺", "y⁺"),
+              ("energy along x", "wave"), ("energy along z", "wave"), ("mean u⁺, both walls", "y/δ"))
+    for ax, (title, label) in zip(axes.flat, titles):
+        ax.set_title(title, loc="left", fontsize=10)
+        ax.set_xlabel(label)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[1, :2]:
+        ax.axvline(8, color="0.6", linewidth=0.8, linestyle=":")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    drawing.savefig(path, dpi=120)
