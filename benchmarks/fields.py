@@ -7,7 +7,7 @@ A part is a case: a data set, the recipe ``configs/<case>.yaml`` and a budget of
 thread (data and augmentation included) that every model has. Each model's learning rate and batch are chosen on the
 validation split, a tenth of the budget a try, as many tries for ours as for a peer; then all are trained in turns, and
 the test split is read once per model. Peers learn what persistence misses (of steady data: what the training mean
-misses) in one scale, as they are used; ours what its recipe says.
+misses) in one scale, as they are used; ours what its recipe says. Rows of parts that aren't asked for are kept.
 
 Trained weights stay in ``runs/bench_fields/<case>_…``, named after recipe and budget, so that a run that was stopped
 goes on; delete the folder after a change of code.
@@ -98,7 +98,7 @@ def run(place: Path | None = None) -> Bench:
     keep_freed()
     budgets = {name: case.seconds for name, case in CASES.items()} | FURTHER
     plan = common.Plan.of_environment(tuple(budgets), budgets)
-    bench = Bench.load_or_new("fields", seeds=tuple(range(plan.seeds)), place=place)
+    bench = Bench.load_or_new("fields", seeds=tuple(range(plan.seeds)), place=place, parts=plan.parts)
     for name in plan.parts:
         if name in FURTHER:
             further[name].measure(bench, plan.seconds[name], plan.seeds)

@@ -141,6 +141,10 @@ def test_tasks_of_series_conform(config: dict[str, Any], tmp_path: Path) -> None
     check_domain("series", [series_store(tmp_path)], config={**CASES["series"][1], **config})
 
 
+def test_fields_with_details_of_cells_conform(tmp_path: Path) -> None:
+    check_domain("fields", [CASES["fields"][0](tmp_path)], config={**CASES["fields"][1], "detail": True})
+
+
 def test_classes_of_series_conform(tmp_path: Path) -> None:
     check_domain("series", [gestures_store(tmp_path)], config={"look_back": 24, "patch": 4, "task": {
         "classify": {"augment": {"noise": 0.1, "crop": 0.1, "warp": 0.2, "scale": 0.1}}}})

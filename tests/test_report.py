@@ -318,6 +318,19 @@ def test_bench_of_other_seeds_or_versions_starts_anew(tmp_path: Path) -> None:
     assert not Bench.load_or_new("lab", seeds=(1,), place=tmp_path).has("a/b/c")
 
 
+def test_bench_keeps_finished_rows_of_parts_that_are_not_measured_now(tmp_path: Path) -> None:
+    bench = Bench.load_or_new("lab", place=tmp_path)
+    for metric in ("wave/one_step/mse", "machine/gemm/wave", "darcy/steady/mse"):
+        bench.add(Row(metric=metric, unit="1", ours=1.0))
+    bench.finish()
+    again = Bench.load_or_new("lab", seeds=(0, 1), place=tmp_path, parts=("wave",))
+    assert [row.metric for row in again.results.rows] == ["darcy/steady/mse"]
+    assert again.results.seeds == (0, 1)
+    other = load(bench.path).model_copy(update={"versions": {"torch": "1.0"}})
+    bench.path.write_text(other.model_dump_json())
+    assert not Bench.load_or_new("lab", place=tmp_path, parts=("wave",)).results.rows
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "lab", "rows": [{"metric": "no slashes"}]}'])
 def test_bench_results_of_another_shape_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lab.json"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -65,10 +65,13 @@ class Bench:
         self.results, self.place = results, place
 
     @classmethod
-    def load_or_new(cls, name: str, *, seeds: Sequence[int] = (0,), place: Path | None = None) -> Self:
+    def load_or_new(cls, name: str, *, seeds: Sequence[int] = (0,), place: Path | None = None,
+                    parts: Collection[str] | None = None) -> Self:
         """Go on with a partial result of the same machine, versions and seeds, or start a new one in `place`.
 
-        `place` defaults to ``benchmarks/results`` of the checkout. Raises `InputError` if there is no checkout.
+        parts: what is measured now; a new result begins with the rows of the finished one, of the same machine and
+        versions, whose metric names none of them (default: with none). `place` defaults to ``benchmarks/results`` of
+        the checkout. Raises `InputError` if there is no checkout.
         """
         if place is None:
             home = folder("benchmarks")
@@ -83,6 +86,12 @@ class Bench:
             old = load(bench.partial)
             if (old.machine, old.versions, old.seeds) == (new.machine, new.versions, new.seeds):
                 bench.results = old
+                return bench
+        if parts is not None and bench.path.is_file():
+            old = load(bench.path)
+            if (old.machine, old.versions) == (new.machine, new.versions):
+                rows = tuple(row for row in old.rows if set(parts).isdisjoint(row.metric.split("/")))
+                bench.results = new.model_copy(update={"rows": rows})
         return bench
 
     @property

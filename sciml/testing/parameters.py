@@ -32,9 +32,9 @@ def unusable(operator: Operator, spec: TokenSpec, batches: Sequence[TokenBatch])
             reasons[name] = "no sample asks for this head"
         elif name in idle:
             reasons[name] = idle[name]
-        elif (".stem.missing." in name or ".stem.members.missing " in name) and not gaps:
+        elif ".stem." in name and (".missing." in name or ".members.missing " in name) and not gaps:
             reasons[name] = "nothing is missing in these samples"
-        elif ".stem.values.rows." in name and name.rpartition(".stem.values.rows.")[2] in asked_only:
+        elif ".stem." in name and name.rpartition(".values.rows.")[2] in asked_only:
             reasons[name] = "no sample gives this channel: it is only asked for"
         elif ".biases." in name and not any(f".biases.{n}." in name for n in _heads(operator)):
             reasons[name] = "no mixer that attends to pairs has that number of heads"

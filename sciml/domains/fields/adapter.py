@@ -100,9 +100,10 @@ class Fields:
         first = known[0] if known else None
         length = self.config.patch * first.spacing / first.length if first and self.config.fixed_patch else None
         meshes = any(contract.scattered for contract in known)
+        kind = "graph" if meshes else "cells" if self.config.detail else "lattice"
         return TokenSpec(
-            domain=self.name, channels=channels, heads={HEAD: HeadSpec("graph" if meshes else "lattice", channels)},
-            stem="graph" if meshes else "",
+            domain=self.name, channels=channels, heads={HEAD: HeadSpec(kind, channels)},
+            stem="" if kind == "lattice" else kind,
             lattice_conditions=tuple(dict.fromkeys(f"fields/{n}" for c in known for n in (*c.forcings, *c.masks))),
             vector_conditions=tuple(dict.fromkeys([LEAD, *(f"fields/{n}" for c in known for n in c.parameters)])),
             patch=self.config.patch, patch_length=length, units=states)

@@ -63,11 +63,13 @@ class FieldsConfig(Section):
     sample, uniformly over all pairs of states; asked: longer ones that an evaluation asks for directly, too. augment:
     symmetries of the equations, each with the axes it is about (default: all that allow it): ``shift`` rolls a sample
     by random whole cells along periodic axes, ``flip`` mirrors it, ``rotate`` turns it by 90° in planes of equal axes;
-    components of vectors change sign and place with it. resolutions: shares of the stored cells along every axis, of
-    which training draws one per batch and filters its states to that grid; evaluations are on the stored one. any_dt:
-    accept leads and steps that were not trained. spectral: on grids that are periodic throughout and not masked, the
-    baseline is persistence damped per wavenumber, and what it misses is scaled per wavenumber, by the training split's
-    own size to this power (0: plain persistence, one scale; 1: the operator's output is white).
+    components of vectors change sign and place with it. detail: whether cells exchange what tokens say of them before
+    it is the answer (stem and head `cells`), so that there are no seams between patches. resolutions: shares of the
+    stored cells along every axis, of which training draws one per batch and filters its states to that grid;
+    evaluations are on the stored one. any_dt: accept leads and steps that were not trained. spectral: on grids that are
+    periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses is scaled
+    per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the operator's
+    output is white).
     """
 
     patch: int = Field(default=4, ge=1)
@@ -75,6 +77,7 @@ class FieldsConfig(Section):
     leads: Leads = (1,)
     asked: tuple[int, ...] = ()
     augment: tuple[str, ...] = ("shift",)
+    detail: bool = False
     resolutions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
     objective: str = "relative_l2"
     rollout_steps: int = Field(default=12, ge=1)
