@@ -98,6 +98,8 @@ def run(place: Path | None = None) -> Bench:
     keep_freed()
     budgets = {name: case.seconds for name, case in CASES.items()} | FURTHER
     plan = common.Plan.of_environment(tuple(budgets), budgets)
+    if "apebench" in plan.parts:
+        further["apebench"].apebench()  # not there: rather now than after hours
     bench = Bench.load_or_new("fields", seeds=tuple(range(plan.seeds)), place=place, parts=plan.parts)
     for name in plan.parts:
         if name in FURTHER:
