@@ -23,8 +23,6 @@ goes on; delete the folder after a change of code.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,7 +42,7 @@ from sciml.evaluate import evaluate
 from sciml.memory import keep_freed
 from sciml.metrics import correlation, correlation_time, energy_spectrum
 from sciml.recipe import Recipe, load_recipe
-from sciml.report.bench import Bench, Row, write_json
+from sciml.report.bench import Bench, Row
 from sciml.report.machine import gemm_gflops
 from sciml.rollout import BlowUp, rollout
 
@@ -55,7 +53,6 @@ solvers = load_script(HERE / "fields_pareto.py")
 further = {name: load_script(HERE / f"fields_{name}.py") for name in ("channel", "few", "apebench")}
 say = common.say
 
-RUNS = Path("runs/bench_fields")
 LONG, LONG_STARTS = 200, 4
 NAMES = {"fno": "neuraloperator_fno", "tfno": "neuraloperator_tfno", "uno": "neuraloperator_uno", "unet": "unet"}
 UNITS = {"correlation_time": "t", "finite_steps": "steps"}
@@ -152,20 +149,12 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
     """(kind, seed) → a trainer at the end of its budget: tuned on validation, those that are missing trained in turns.
     """
     kinds = ("sciml", *peers.KINDS)
-    told = json.dumps([recipe.model_dump(mode="json"), store.meta.split_identity(), seconds])
-    folder = RUNS / f"{name}_{seconds:g}s_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    settings = folder / "chosen.json"
-    if not settings.exists():
-        write_json(settings, peers.tuned(recipe, store, kinds, seconds / 10))
-    chosen = {kind: tuple(each) for kind, each in json.loads(settings.read_text()).items()}
+    folder = peers.kept_in(name, recipe, store, seconds)
+    chosen = peers.chosen(folder, lambda: peers.tuned(recipe, store, kinds, seconds / 10))
     say(f"{name}: chosen on validation: {chosen}")
     runs = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
             for seed in range(seeds) for kind in kinds}
-    files = {key: folder / f"{key[0]}_{key[1]}.safetensors" for key in runs}
-    missing = [key for key in runs if not peers.restore(runs[key], files[key])]
-    common.train_together([runs[key] for key in missing])
-    for key in missing:
-        peers.keep(runs[key], files[key])
+    peers.train_missing(runs, folder)
     return runs
 
 

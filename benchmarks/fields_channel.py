@@ -11,8 +11,8 @@ minutes of training from true states alone leave rollouts that gain energy. The 
 trajectory, 200 steps or 2 δ/u_τ; rollouts have 2000 steps.
 
 Both models have the same samples, chain, projection, objective (`relative_change`) and CPU seconds, and the learning
-rate and batch that were best on the validation split, a tenth of the budget a try. Trained weights are kept under
-``stores/bench``, and rollouts that were interrupted begin again from them. Statistics are of all steps of all rollouts,
+rate and batch that were best on the validation split, a tenth of the budget a try. Rollouts that were interrupted
+begin again from the kept weights. Statistics are of all steps of all rollouts,
 beside those of all test trajectories; how far those are apart from each other is said beside (`spread`). Velocities are
 in u_τ: wall units.
 """
@@ -132,32 +132,15 @@ def beside(part: Followed, ours: Statistics, theirs: Statistics) -> dict[str, fl
 
 
 def trained(recipe: Recipe, store: Store, seconds: float, seeds: int) -> list[tuple[str, Predictor]]:
-    """Predictors of all kinds and seeds; weights that are kept under ``stores/bench`` aren't trained again."""
-    from safetensors.torch import load_file, save_file
-
-    made = [(kind, seed) for seed in range(seeds) for kind in NAMES]
-    files = {key: Path(f"stores/bench/channel_{key[0]}_{seconds:g}_{key[1]}.safetensors") for key in made}
-    if not all(file.exists() for file in files.values()):
-        chosen = tuned(recipe, store, seconds / 10)
-        trainers = {(kind, seed): trainer(kind, chosen[kind], recipe, store, seconds, seed) for kind, seed in made}
-        common.train_together(list(trainers.values()))
-        for key, each in trainers.items():
-            common.say(f"channel {key}: {each.step} steps, validation {peers.validation(each):.4f}, "
-                       f"{common.parameters(each.predictor)} parameters")
-            files[key].parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors(each.averaged()), files[key])
-    found = []
-    for key in made:
-        predictor = peers.make_predictor(key[0], recipe, store)
-        predictor.operator.load_state_dict(load_file(files[key]))
-        found.append((key[0], predictor))
-    return found
-
-
-def tensors(predictor: Predictor) -> dict[str, torch.Tensor]:
-    """Weights that a file of tensors can hold."""
-    return {name: value.contiguous() for name, value in predictor.operator.state_dict().items()
-            if isinstance(value, torch.Tensor)}
+    """Predictors of all kinds and seeds; what `peers.kept_in` has isn't tuned or trained again."""
+    folder = peers.kept_in("channel", recipe, store, seconds)
+    chosen = peers.chosen(folder, lambda: tuned(recipe, store, seconds / 10))
+    trainers = {(kind, seed): trainer(kind, chosen[kind], recipe, store, seconds, seed)
+                for seed in range(seeds) for kind in NAMES}
+    peers.train_missing(trainers, folder)
+    for key, each in trainers.items():
+        common.say(f"channel {key}: {each.step} steps, {common.parameters(each.predictor)} parameters")
+    return [(kind, each.averaged()) for (kind, _), each in trainers.items()]
 
 
 def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store, seconds: float, seed: int = 0) -> Any:

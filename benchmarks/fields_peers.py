@@ -8,9 +8,11 @@ same objective on the same augmented samples, on the same clock, and is scored b
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,12 @@ from sciml.memory import keep_freed
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
 from sciml.recipe import Recipe
+from sciml.report.bench import write_json
 from sciml.tokens import Axis, Outputs, TokenBatch
 
 common = load_script(Path(__file__).with_name("common.py"))
 
+RUNS = Path("runs/bench_fields")
 DOMAIN, HEAD = "fields", "state"
 KINDS = ("fno", "tfno", "uno", "unet")
 RATES, BATCHES = (1e-3, 3e-3, 6e-3), (4, 16)
@@ -218,3 +222,26 @@ def restore(trainer: Any, path: Path) -> bool:
         trainer.step, trainer.failed = int(file.metadata()["step"]), file.metadata()["failed"] == "1"
     trainer.average, trainer.used = None, trainer.seconds
     return True
+
+
+def kept_in(name: str, recipe: Recipe, store: Store, seconds: float) -> Path:
+    """The folder of what was chosen and trained by that recipe on these data in so many seconds."""
+    told = json.dumps([recipe.model_dump(mode="json"), store.meta.split_identity(), seconds])
+    return RUNS / f"{name}_{seconds:g}s_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def chosen(folder: Path, choose: Callable[[], Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
+    """The settings by kind that the folder has, or those that `choose` finds, which it has from then on."""
+    settings = folder / "chosen.json"
+    if not settings.exists():
+        write_json(settings, choose())
+    return {kind: (rate, batch) for kind, (rate, batch) in json.loads(settings.read_text()).items()}
+
+
+def train_missing(runs: Mapping[tuple[str, int], Any], folder: Path) -> None:
+    """All trainers by (kind, seed) to the end of their budgets: restored, or else trained in turns and kept."""
+    files = {key: folder / f"{key[0]}_{key[1]}.safetensors" for key in runs}
+    missing = [key for key in runs if not restore(runs[key], files[key])]
+    common.train_together([runs[key] for key in missing])
+    for key in missing:
+        keep(runs[key], files[key])
