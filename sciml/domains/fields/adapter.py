@@ -76,6 +76,9 @@ class Fields:
             raise InputError(store.url, key="domains.fields.fixed_patch", found="false, of scattered points",
                              expected="true: points have places, and no cells to be counted",
                              fix="leave fixed_patch out")
+        if learnt.scattered and self.config.detail:
+            raise InputError(store.url, key="domains.fields.detail", found="true, of scattered points",
+                             expected="false: neighbours of points are not those of cells", fix="leave detail out")
         project.checked(store, learnt, self.config.project)
         spectra = self._with_spectra(store, learnt)
         if old is not None:
