@@ -20,6 +20,7 @@ from torch import nn
 
 from sciml import optim, registry
 from sciml.assets import dataset
+from sciml.chains import Going
 from sciml.data.build import build
 from sciml.data.source import read_source
 from sciml.data.store import Store, open_store
@@ -27,9 +28,9 @@ from sciml.errors import InputError
 from sciml.predictor import Predictor, forward
 from sciml.recipe import Recipe, TrainRecipe
 from sciml.report.bench import Bench, Results, Row
-from sciml.sampling import MicroBatches, Schedule, Source
+from sciml.sampling import MicroBatches, Schedule
 from sciml.tokens import Outputs, TokenBatch
-from sciml.train import autocast
+from sciml.train import autocast, open_sources
 
 SLICE_S = 10.0
 Setting = TypeVar("Setting")
@@ -98,7 +99,8 @@ def same(batch: TokenBatch) -> TokenBatch:
 class Trainer:
     """A model on its own clock of CPU seconds: rates follow the share of the budget; the averaged weights count.
 
-    batch: samples a step. asked: what the objective sees of a batch, where a peer is asked something else than ours.
+    It is trained on the chain of the recipe's first data set. batch: samples a step. asked: what the objective sees of
+    a batch, where a peer is asked something else than ours.
     """
 
     name: str
@@ -113,13 +115,14 @@ class Trainer:
     step: int = 0
 
     def __post_init__(self) -> None:
-        adapter = self.adapter
-        source = Source(self.name, adapter, adapter.open(self.store, "train", train=True), self.batch, 1.0)
-        data = MicroBatches((source,), Schedule.make(self.recipe.seed, [1.0], 200_000), self.recipe.seed)
-        self.batches: Iterator[TokenBatch] = (data[i].links[0] for i in itertools.count())
+        seed, entry = self.recipe.seed, self.recipe.data[0].model_copy(update={"batch": self.batch})
+        (source,) = open_sources(self.recipe.model_copy(update={"data": (entry,)}), self.predictor, [self.store])
+        data = MicroBatches((source,), Schedule.make(seed, [1.0], 200_000), seed)
+        self.batches: Iterator[Sequence[TokenBatch]] = (data[i].links for i in itertools.count())
+        self.chain, self.generator = source.chain, torch.Generator().manual_seed(seed)
         self.optimizers = optim.make_optimizers(self.predictor.operator, self.train)
         self.average = Average(self.predictor.operator, self.train.ema) if self.train.ema else None
-        self.objective = registry.find("sciml.objectives", adapter.objective)
+        self.objective = registry.find("sciml.objectives", self.adapter.objective)
         self.failed = False
 
     @property
@@ -128,7 +131,7 @@ class Trainer:
 
     def advance(self, seconds: float) -> None:
         """Train so many CPU seconds more, data included; a model that isn't finite any more has failed."""
-        operator, adapter = self.predictor.operator.train(), self.adapter
+        operator = self.predictor.operator.train()
         until = min(self.seconds, self.used + seconds)
         while self.used < until and not self.failed:
             began = time.process_time()
@@ -136,11 +139,9 @@ class Trainer:
             optim.set_rates(self.optimizers, share, self.train)
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            batch = self.asked(next(self.batches))
-            with autocast(self.train):
-                outputs = forward(adapter, operator, batch, create_graph=True)
-            outputs = Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
-            loss = self.objective(outputs, batch).mean()
+            links = [self.asked(batch) for batch in next(self.batches)]
+            going = Going(self.adapter, self._answer, self.objective, self.used / self.seconds, self.generator)
+            loss = self.chain.losses(links, going).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(operator.parameters(), self.train.clip)
             for optimizer in self.optimizers.values():
@@ -150,6 +151,12 @@ class Trainer:
             self.failed = not bool(torch.isfinite(loss))
             self.step += 1
             self.used += time.process_time() - began
+
+    def _answer(self, batch: TokenBatch) -> Outputs:
+        create_graph = torch.is_grad_enabled()
+        with autocast(self.train):
+            outputs = forward(self.adapter, self.predictor.operator, batch, create_graph=create_graph)
+        return Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
 
     def averaged(self) -> Predictor:
         """The predictor, from now on with the averaged weights if they are averaged."""

@@ -19,7 +19,6 @@ in u_τ: wall units.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from sciml import registry
 from sciml.assets import config, dataset
 from sciml.cards.fields import entries
 from sciml.cards.fields_rollouts import Followed, Plan, follow
-from sciml.chains import Going, chain_of, reach
 from sciml.cli.bench import load_script
 from sciml.data.builders import channel
 from sciml.data.source import read_source
@@ -44,8 +42,6 @@ from sciml.packing import collate
 from sciml.predictor import Predictor, forward
 from sciml.recipe import Recipe, load_recipe, validate
 from sciml.report.bench import Bench, Row
-from sciml.sampling import MicroBatches, Schedule, Source
-from sciml.tokens import TokenBatch
 
 HERE = Path(__file__).parent
 common = load_script(HERE / "common.py")
@@ -135,7 +131,7 @@ def trained(recipe: Recipe, store: Store, seconds: float, seeds: int) -> list[tu
     """Predictors of all kinds and seeds; what `peers.kept_in` has isn't tuned or trained again."""
     folder = peers.kept_in("channel", recipe, store, seconds)
     chosen = peers.chosen(folder, lambda: tuned(recipe, store, seconds / 10))
-    trainers = {(kind, seed): trainer(kind, chosen[kind], recipe, store, seconds, seed)
+    trainers = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
                 for seed in range(seeds) for kind in NAMES}
     peers.train_missing(trainers, folder)
     for key, each in trainers.items():
@@ -143,32 +139,10 @@ def trained(recipe: Recipe, store: Store, seconds: float, seeds: int) -> list[tu
     return [(kind, each.averaged()) for (kind, _), each in trainers.items()]
 
 
-def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store, seconds: float, seed: int = 0) -> Any:
-    """On the recipe's chain (`direct` with its noise, or `pushforward`), either model alike."""
-    each = peers.trainer(kind, setting, recipe, store, seconds, seed)
-    chain: Any = chain_of(recipe.data[0].chain)
-    steps = reach(chain)
-    windows = each.adapter.stretches(store, "train", steps, train=True) if steps > 1 else each.adapter.open(
-        store, "train", train=True)
-    source = Source(kind, each.adapter, windows, setting[1], 1.0, chain)
-    data = MicroBatches((source,), Schedule.make(seed, [1.0], 200_000), seed)
-    going = Going(each.adapter, each.predictor.forward, each.objective, generator=torch.Generator().manual_seed(seed))
-
-    def led(links: Sequence[TokenBatch]) -> TokenBatch:
-        batch = going.perturbed(links[0], getattr(chain, "noise", 0.0))
-        for link in links[1:going.drawn(steps)]:
-            batch = going.onward(batch, going.forward(batch), link)
-        return batch
-
-    each.batches = (data[i].links for i in itertools.count())
-    each.asked = led
-    return each
-
-
 def tuned(recipe: Recipe, store: Store, seconds: float) -> dict[str, tuple[float, int]]:
     """Each model's best setting by validation, all trained in turns."""
     tries = [(kind, setting) for kind in NAMES for setting in SETTINGS[kind]]
-    trainers = [trainer(kind, setting, recipe, store, seconds) for kind, setting in tries]
+    trainers = [peers.trainer(kind, setting, recipe, store, seconds) for kind, setting in tries]
     common.train_together(trainers)
     errors = {each: peers.validation(one, JUDGED) for each, one in zip(tries, trainers)}
     for (kind, setting), error in errors.items():

@@ -168,13 +168,13 @@ def encoded(trainer: Any) -> list[TokenBatch]:
     return ENCODED[key]
 
 
-def cached(trainer: Any, seed: int) -> Iterator[TokenBatch]:
+def cached(trainer: Any, seed: int) -> Iterator[tuple[TokenBatch]]:
     """Batches of training samples that are encoded once; every epoch is a permutation of them."""
     rng, samples = np.random.default_rng(seed), encoded(trainer)
     while True:
         order = rng.permutation(len(samples))
         for start in range(0, len(order) - trainer.batch + 1, trainer.batch):
-            yield collate([samples[i] for i in order[start: start + trainer.batch]])
+            yield (collate([samples[i] for i in order[start: start + trainer.batch]]),)
 
 
 @dataclass

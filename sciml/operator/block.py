@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sciml.kernels.fused import scaled_norm
 from sciml.mixers.contract import make_mixer
 from sciml.mixers.geometry import Geometry
 from sciml.operator.config import LevelConfig
+from sciml.operator.norm import Norm, normed
 from sciml.tokens import Cache
 
 
@@ -40,7 +40,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + Δ gate · Σ mixers(norm(x, c)), then x + Δ gate · ffn(norm(x, c)), with Δ = 1 / loops."""
 
-    def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float) -> None:
+    def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float,
+                 norm: Norm = "token") -> None:
         super().__init__()
         heads = config.width // config.head_width
         self.width = config.width
@@ -49,7 +50,7 @@ class Block(nn.Module):
         self.modulate_mix = Modulation(condition_width, config.width)
         self.modulate_ffn = Modulation(condition_width, config.width)
         self.ffn = FeedForward(config.width, config.ffn_ratio)
-        self.dropout = dropout
+        self.dropout, self.norm = dropout, norm
         self.share = 1 / config.loops
 
     def prepare(self, geometry: Geometry) -> None:
@@ -59,7 +60,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor, geometry: Geometry, cache: Cache | None = None) -> Tensor:
         """x ``(B, *lattice, C)``, c ``(S, K)``. A cache is consumed from the front and refilled at the back."""
         shift, scale, gate = self.modulate_mix(c, geometry)
-        h = scaled_norm(x, scale, shift)
+        h = normed(x, scale, shift, geometry, self.norm)
         mixed = torch.zeros_like(x) if not self.mixers else None
         for mixer in self.mixers:
             y, state = mixer(h, geometry, None if cache is None else cache.pop(0))
@@ -69,7 +70,8 @@ class Block(nn.Module):
         assert mixed is not None
         x = torch.addcmul(x, gate, self._drop(mixed), value=self.share)
         shift, scale, gate = self.modulate_ffn(c, geometry)
-        return torch.addcmul(x, gate, self._drop(self.ffn(scaled_norm(x, scale, shift))), value=self.share)
+        fed = self.ffn(normed(x, scale, shift, geometry, self.norm))
+        return torch.addcmul(x, gate, self._drop(fed), value=self.share)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from sciml.recipe import Named, Section
@@ -50,6 +52,8 @@ class LevelConfig(Section):
 class OperatorConfig(Section):
     """Widths and mixers of every level, finest first; stem_width: channels of the linear patch map.
 
+    norm: what tokens are divided by before a block and a head read them: the size of each ``token``, or that of the
+    whole ``sample``, which keeps what is large in one place large beside the rest (`sciml.operator.norm`).
     dropout: in training, of what mixers and feed-forward layers add. head_dropout: of what heads read. member_dropout:
     of whole members of a set that is read by slots (a unit of a recording), for the slots alone."""
 
@@ -57,6 +61,7 @@ class OperatorConfig(Section):
     stem: str = "patch"
     stem_width: int = Field(default=32, ge=4)
     condition_width: int = Field(default=64, ge=8)
+    norm: Literal["token", "sample"] = "token"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
     member_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -19,6 +19,7 @@ from sciml.operator.conditions import ConditionVector, CrossAttention
 from sciml.operator.config import OperatorConfig
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.lattice import cells_per_token, coarsen, crop, pad
+from sciml.operator.norm import unit
 from sciml.operator.patch import Merge, Split
 from sciml.operator.stems import read_in
 from sciml.tokens import Cache, Outputs, TokenBatch, TokenSpec
@@ -81,9 +82,10 @@ class Level(nn.Module):
         super().__init__()
         own = config.levels[index]
         self.loops = own.loops
-        self.down = nn.ModuleList(Block(own, i, config.condition_width, config.dropout) for i in range(own.depth))
+        self.down = nn.ModuleList(Block(own, i, config.condition_width, config.dropout, config.norm)
+                                  for i in range(own.depth))
         self.context = CrossAttention(own.width, config.levels[0].width, own.head_width)
-        self.up = nn.ModuleList(Block(own, own.depth + i, config.condition_width, config.dropout)
+        self.up = nn.ModuleList(Block(own, own.depth + i, config.condition_width, config.dropout, config.norm)
                                 for i in range(own.depth_up))
         if index + 1 < len(config.levels):
             self.merge = Merge(own.width, config.levels[index + 1].width)
@@ -151,7 +153,7 @@ class Operator(nn.Module):
         eagerly = self.compiled and runs_eagerly(batch, cache, second_order)
         with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
             tokens, levels = self._scales(x, c, geometry, self._context(batch, port), cache)
-        read = F.dropout(F.rms_norm(tokens, tokens.shape[-1:]), self.config.head_dropout, self.training)
+        read = F.dropout(unit(tokens, geometry, self.config.norm), self.config.head_dropout, self.training)
         given = HeadInput(read, sizes, padded, geometry, port.stem.identities, levels, fine)
         heads = {name: head(given) for name, head in port.heads.items()}
         on_lattice = {name for name, head in port.heads.items() if getattr(head, "on_lattice", False)}
