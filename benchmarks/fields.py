@@ -7,7 +7,8 @@ A part is a case: a data set, the recipe ``configs/<case>.yaml`` and a budget of
 thread (data and augmentation included) that every model has. Each model's learning rate and batch are chosen on the
 validation split, a tenth of the budget a try, as many tries for ours as for a peer; then all are trained in turns, and
 the test split is read once per model. Peers learn what persistence misses (of steady data: what the training mean
-misses) in one scale, as they are used; ours what its recipe says. Rows of parts that aren't asked for are kept.
+misses) in one scale and from single steps, as they are used; ours what its recipe says. Where that is a chain of steps
+the FNO is trained on it, too (`fno_chained`). Rows of parts that aren't asked for are kept.
 
 Trained weights stay in ``runs/bench_fields/<case>_…``, named after recipe and budget, so that a run that was stopped
 goes on; delete the folder after a change of code.
@@ -53,8 +54,8 @@ solvers = load_script(HERE / "fields_pareto.py")
 further = {name: load_script(HERE / f"fields_{name}.py") for name in ("channel", "few", "apebench")}
 say = common.say
 
-LONG, LONG_STARTS = 200, 4
-NAMES = {"fno": "neuraloperator_fno", "tfno": "neuraloperator_tfno", "uno": "neuraloperator_uno", "unet": "unet"}
+LONG, LONG_STARTS = 200, 16
+NAMES = {kind: f"neuraloperator_{kind}" for kind in ("fno", peers.CHAINED, "tfno", "uno")} | {"unet": "unet"}
 UNITS = {"correlation_time": "t", "finite_steps": "steps"}
 
 
@@ -115,7 +116,8 @@ def store_of(case: Case) -> Store:
 
 def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> None:
     """Tune, train and score all models of a case; the rows appear when all are done."""
-    recipe, store, kinds = load_recipe(config(name)), store_of(case), ("sciml", *peers.KINDS)
+    recipe, store = load_recipe(config(name)), store_of(case)
+    kinds = ("sciml", *peers.kinds_for(recipe))
     runs = trained(name, recipe, store, seconds, seeds)
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for (kind, _), each in runs.items():
@@ -135,7 +137,7 @@ def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> 
 def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:
     """Rows of a figure beside every peer, means over seeds; ours seed by seed too, if there are several."""
     unit, ours = UNITS.get(metric.rpartition("/")[2], "1"), float(np.mean(found["sciml"]))
-    for kind in peers.KINDS:
+    for kind in (each for each in found if each != "sciml"):
         theirs = float(np.mean(found[kind]))
         if np.isfinite([ours, theirs]).all():
             bench.add(Row(metric=metric, unit=unit, ours=ours, peer=theirs, peer_name=NAMES[kind]))
@@ -148,7 +150,7 @@ def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:
 def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int) -> dict[tuple[str, int], Any]:
     """(kind, seed) → a trainer at the end of its budget: tuned on validation, those that are missing trained in turns.
     """
-    kinds = ("sciml", *peers.KINDS)
+    kinds = ("sciml", *peers.kinds_for(recipe))
     folder = peers.kept_in(name, recipe, store, seconds)
     chosen = peers.chosen(folder, lambda: peers.tuned(recipe, store, kinds, seconds / 10))
     say(f"{name}: chosen on validation: {chosen}")

@@ -47,8 +47,9 @@ HERE = Path(__file__).parent
 common = load_script(HERE / "common.py")
 peers = load_script(HERE / "fields_peers.py")
 
-NAMES = {"sciml": "ours", "fno": "neuraloperator_fno"}
-SETTINGS = {"sciml": ((2e-3, 1), (4e-3, 1), (8e-3, 1), (4e-3, 4)), "fno": ((1e-3, 1), (3e-3, 1), (6e-3, 1), (3e-3, 4))}
+NAMES = {"sciml": "ours", peers.CHAINED: "neuraloperator_fno"}
+SETTINGS = {"sciml": ((2e-3, 1), (4e-3, 1), (8e-3, 1), (4e-3, 4)),
+            peers.CHAINED: ((1e-3, 1), (3e-3, 1), (6e-3, 1), (3e-3, 4))}
 TIMES, STARTS = 10, 2
 JUDGED = 48
 """Test pairs that the error of one step is over."""
@@ -74,7 +75,7 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
     recipe, store = load_recipe(config("channel")), common.store_of("channel")
     parts, steps = truth(recipe, store)
     rollouts = f"channel/rollout_{TIMES * steps}"
-    if common.measured(bench, f"{rollouts}/finite_steps", NAMES["fno"]) is not None:
+    if common.measured(bench, f"{rollouts}/finite_steps", NAMES[peers.CHAINED]) is not None:
         return
     for metric, value in spread(parts).items():
         bench.add(Row(metric=f"channel/spread/{metric}", unit="1", ours=value))
@@ -86,7 +87,7 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
         common.say(f"channel {kind}: {found[kind][-1].figures}")
     rows = {kind: {name: float(np.mean([each.figures.get(name, np.nan) for each in some]))
                    for name in some[0].figures} for kind, some in found.items()}
-    for name, theirs in rows["fno"].items():
+    for name, theirs in rows[peers.CHAINED].items():
         ours, unit = rows["sciml"].get(name, np.nan), UNITS.get(name, "1")
         for label, value in (("ours", ours), ("fno", theirs)):
             if not np.isfinite(value):
@@ -94,7 +95,7 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
         if np.isfinite(ours):
             known = np.isfinite(theirs)
             bench.add(Row(metric=f"{rollouts}/{name}", unit=unit, ours=ours, peer=theirs if known else None,
-                          peer_name=NAMES["fno"] if known else None))
+                          peer_name=NAMES[peers.CHAINED] if known else None))
     bench.add(Row(metric="channel/solver/cost", unit="s", ours=solver_cost()))
     bench.add(Row(metric="channel/training/cpu", unit="s", ours=seconds))
     draw({"solver": solved} | {NAMES[kind]: some[0].whole for kind, some in found.items()}, PICTURE)

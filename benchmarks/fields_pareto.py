@@ -53,7 +53,7 @@ say = load_script(Path(__file__).with_name("common.py")).say
 
 SHOWN, EVERY, CHUNK, REPEATS, LEAST_S = 8, 3, 8, 5, 0.02
 BATCHES = (1, 8)
-PEERS = {kind: f"neuraloperator_{kind}" for kind in ("fno", "tfno", "uno")}
+PEERS = {kind: f"neuraloperator_{kind}" for kind in ("fno", "fno_chained", "tfno", "uno")}
 Places = Sequence[tuple[int, int]]
 """Test trajectories and frames."""
 

@@ -27,7 +27,7 @@ from sciml.data.store import Store
 from sciml.memory import keep_freed
 from sciml.packing import collate
 from sciml.predictor import Predictor, evaluating, forward
-from sciml.recipe import Recipe
+from sciml.recipe import Named, Recipe
 from sciml.report.bench import write_json
 from sciml.tokens import Axis, Outputs, TokenBatch
 
@@ -36,6 +36,8 @@ common = load_script(Path(__file__).with_name("common.py"))
 RUNS = Path("runs/bench_fields")
 DOMAIN, HEAD = "fields", "state"
 KINDS = ("fno", "tfno", "uno", "unet")
+CHAINED = "fno_chained"
+"""The FNO on the recipe's chain; without the suffix a peer is trained as it is published, on single steps."""
 RATES, BATCHES = (1e-3, 3e-3, 6e-3), (4, 16)
 OUR_RATES = (1e-3, 2e-3, 4e-3)
 WIDTH = {1: 64, 2: 32, 3: 16}
@@ -91,7 +93,7 @@ def network(kind: str, rank: int, inputs: int, outputs: int, periodic: bool) -> 
     width, modes = WIDTH[rank], (MODES[rank],) * rank
     made: nn.Module
     padding = None if periodic else 0.125
-    if kind == "fno":
+    if kind in ("fno", CHAINED):
         made = models.FNO(n_modes=modes, in_channels=inputs, out_channels=outputs, hidden_channels=width, n_layers=4,
                           domain_padding=padding)
     elif kind == "tfno":
@@ -140,12 +142,25 @@ def make_predictor(kind: str, recipe: Recipe, store: Store) -> Predictor:
     return Predictor(PeerOperator(kind, ours, axes), {DOMAIN: adapter.floor()})  # type: ignore[arg-type]
 
 
+def kinds_for(recipe: Recipe) -> tuple[str, ...]:
+    """The peers of a recipe."""
+    return KINDS if recipe == unchained(recipe) else (*KINDS, CHAINED)
+
+
+def unchained(recipe: Recipe) -> Recipe:
+    """The recipe on single steps."""
+    plain = {"chain": Named(name="direct")}
+    return recipe.model_copy(update={"data": tuple(each.model_copy(update=plain) for each in recipe.data)})
+
+
 def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store, seconds: float, seed: int = 0) -> Any:
     """setting: learning rate (of AdamW; ten times it is Muon's in ours) and batch."""
     keep_freed()
     torch.set_num_threads(1)
     rate, batch = setting
     recipe = recipe.model_copy(update={"seed": seed})
+    if kind in KINDS:
+        recipe = unchained(recipe)
     changes: dict[str, Any] = {"learning_rate": rate, "matrix_learning_rate": 10 * rate}
     if kind != "sciml":
         changes = {"learning_rate": rate, "optimizer": "adamw", "ema": 0.0, "precision": "float32"}
