@@ -10,6 +10,7 @@ import torch
 
 from pretrain.workflow import new_predictor
 from sciml.cli.bench import load_script
+from sciml.recipe import Named
 from tests.e2e import tiny
 
 HERE = Path(__file__).parents[1] / "benchmarks"
@@ -30,3 +31,49 @@ def test_looking_at_averaged_weights_leaves_training_where_it_was(tmp_path: Path
     own = {name: value.clone() for name, value in operator.state_dict().items()}
     assert peers.validation(trainer, 2) == pytest.approx(silent)
     assert all(torch.equal(value, own[name]) for name, value in operator.state_dict().items())
+
+
+def test_a_peer_is_trained_on_single_steps_and_one_on_the_chain_of_the_recipe(tmp_path: Path) -> None:
+    """Ours and `fno_chained` are led by their own answers, the other peers are trained as they are published."""
+    peers = load_script(HERE / "fields_peers.py")
+    store = tiny.navier_stokes(tmp_path / "ns.zarr", trajectories=3, frames=4)
+    recipe = tiny.recipe(store.url, steps=1)
+    assert peers.kinds_for(recipe) == peers.KINDS
+    entry = recipe.data[0].model_copy(update={"chain": Named(name="pushforward", options={"steps": 2})})
+    recipe = recipe.model_copy(update={"data": (entry,)})
+    assert peers.kinds_for(recipe) == (*peers.KINDS, peers.CHAINED)
+    links = {kind: len(next(peers.trainer(kind, (1e-3, 2), recipe, store, 1.0).batches))
+             for kind in ("sciml", "fno", peers.CHAINED)}
+    assert links == {"sciml": 2, "fno": 1, peers.CHAINED: 2}
+
+
+def test_a_model_on_a_chain_learns_from_the_state_that_it_led_to(tmp_path: Path) -> None:
+    """Of `pushforward` the last step alone is judged: its state isn't the true one, and the weights move."""
+    common, peers = (load_script(HERE / f"{name}.py") for name in ("common", "fields_peers"))
+    store = tiny.navier_stokes(tmp_path / "ns.zarr", trajectories=3, frames=4)
+    recipe = tiny.recipe(store.url, steps=1)
+    entry = recipe.data[0].model_copy(update={"chain": Named(name="pushforward", options={"steps": 3})})
+    recipe = recipe.model_copy(update={"data": (entry,)})
+    trainer: Any = common.Trainer("sciml", new_predictor(recipe, [store]), store, recipe, recipe.train, 1, 30.0)
+    seen: list[torch.Tensor] = []
+    judge = trainer.objective
+
+    def objective(outputs: Any, batch: Any) -> torch.Tensor:
+        seen.append(batch.values)
+        loss: torch.Tensor = judge(outputs, batch)
+        return loss
+
+    trainer.objective = objective
+    links, own = [], trainer.batches
+
+    def noted() -> Any:
+        for each in own:
+            links.append(each)
+            yield each
+
+    trainer.batches = noted()
+    while trainer.step < 6:
+        trainer.advance(0.01)
+    assert len(seen) == 6  # one answer of each chain is judged
+    true = [any(torch.equal(values, link.values) for link in each) for each, values in zip(links, seen)]
+    assert any(true) and not all(true)  # first steps start from what is true
