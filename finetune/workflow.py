@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune.analogy import start_by_analogy
 from sciml import checkpoint, registry
 from sciml.data.store import Store, open_store
 from sciml.errors import InputError
@@ -36,11 +37,14 @@ def finetune(source: Path, store_url: str, folder: Path, *, assignments: Sequenc
 
 
 def prepare(source: Path, store_url: str, assignments: Sequence[str]) -> tuple[Predictor, Recipe, Store]:
-    """The checkpoint, extended for the store, and the recipe that adapts it."""
+    """The checkpoint, extended for the store, and the recipe that adapts it; new channels start as known ones."""
     store = open_store(store_url).for_training()
     predictor = checkpoint.load(source)
     recipe = recipe_for(predictor, store, assignments, where=source)
+    known = predictor.operator.specs.get(store.meta.domain)
     extend(predictor, store, recipe)
+    if known is not None:
+        start_by_analogy(predictor, open_sources(recipe, predictor, [store])[0], known.channels)
     return predictor, recipe, store
 
 
