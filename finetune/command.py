@@ -23,7 +23,7 @@ def finetune(checkpoint: Path, assignments: tuple[str, ...], store: str, folder:
     """Train CHECKPOINT on STORE alone, by its own recipe at lower rates; KEY=VALUE changes that (train.steps=1000).
 
     What the checkpoint knows keeps its weights and statistics; new variables, conditions and members get rows of
-    their own.
+    their own, those of a new channel from the known one that fits best.
     """
     from dataclasses import asdict
 
