@@ -16,16 +16,21 @@ from sciml.adapter import Arrays, Metric, Operate, Question, Sample, Windows
 from sciml.data.schema import SplitName
 from sciml.data.store import Store
 from sciml.domains.fields import contract as contracts
+from sciml.domains.fields import damping as damped
 from sciml.domains.fields import project, scores, solving, spectral, trust
 from sciml.domains.fields.asking import Fitted, ask
 from sciml.domains.fields.baseline import MEANS, Mean, Persistence, fit_means, mean_arrays, means_of
 from sciml.domains.fields.config import Contract, FieldsConfig, allowed, fitting, shortest
+from sciml.domains.fields.damping import Damping, fit_damping
 from sciml.domains.fields.encode import DOMAIN, HEAD, LEAD, Encoded, encoded, physical
 from sciml.domains.fields.trust import SPLIT
 from sciml.domains.fields.windows import Blocks, Cases, Frame, Pairs, Stretches
 from sciml.errors import InputError
 from sciml.recipe import Named, validate
 from sciml.tokens import HeadSpec, Outputs, State, Target, TokenBatch, TokenSpec
+
+FITTED = (spectral.PREFIX, damped.PREFIX, MEANS)
+"""How the names of arrays begin that are not of plain persistence."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Fields:
     differentiate: tuple[str, ...] = ()
     objective: str = "relative_l2"
     means: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
+    damping: Mapping[str, Damping] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Self:
@@ -57,11 +63,12 @@ class Fields:
         return "persistence"
 
     def floor(self) -> Self:
-        return replace(self, spectra={}) if self.spectra else self
+        return replace(self, spectra={}, damping={}) if self.spectra or self.damping else self
 
     def reconfigured(self, config: Mapping[str, Any]) -> Self:
         chosen = validate(FieldsConfig, dict(config), where="domains.fields")
-        return replace(self, config=chosen, objective=chosen.objective, spectra=self.spectra if chosen.spectral else {})
+        return replace(self, config=chosen, objective=chosen.objective, spectra=self.spectra if chosen.spectral else {},
+                       damping=self.damping if chosen.damped else {})
 
     def fit(self, store: Store) -> Self:
         """Learn a data set; one that is known keeps what is known of it, and is fitted what another configuration asks
@@ -80,20 +87,33 @@ class Fields:
             raise InputError(store.url, key="domains.fields.detail", found="true, of scattered points",
                              expected="false: neighbours of points are not those of cells", fix="leave detail out")
         project.checked(store, learnt, self.config.project)
-        spectra = self._with_spectra(store, learnt)
+        spectra, (means, damping) = self._with_spectra(store, learnt), self._with_damping(store, learnt)
         if old is not None:
-            return self if spectra is self.spectra else replace(self, spectra=spectra)
+            same = spectra is self.spectra and damping is self.damping
+            return self if same else replace(self, spectra=spectra, means=means, damping=damping)
         datasets = {**self.datasets, meta.dataset: learnt}
         if learnt.steady:
             return replace(self, datasets=datasets, means={**self.means, meta.dataset: fit_means(store, learnt)})
         baseline = self.baseline.add(meta.dataset, contracts.curves(store, learnt), meta.split_identity())
-        return replace(self, datasets=datasets, baseline=baseline, spectra=spectra)
+        return replace(self, datasets=datasets, baseline=baseline, spectra=spectra, means=means, damping=damping)
 
     def _with_spectra(self, store: Store, known: Contract) -> Mapping[str, spectral.Curves]:
         dataset = store.meta.dataset
         if known.steady or not self.config.spectral or dataset in self.spectra or not spectral.applies(store, known):
             return self.spectra
         return {**self.spectra, dataset: spectral.fit_curves(store, known, self.config.leads)}
+
+    def _with_damping(self, store: Store, known: Contract) -> tuple[Mapping[str, Mapping[str, Mean]],
+                                                                    Mapping[str, Damping]]:
+        dataset = store.meta.dataset
+        if known.steady or not self.config.damped or dataset in self.damping:
+            return self.means, self.damping
+        if known.scattered:
+            raise InputError(store.url, key="domains.fields.damped", found="true, of scattered points",
+                             expected="a grid, of which there is a mean", fix="leave damped out")
+        means = fit_means(store, known)
+        damping = fit_damping(store, known, means, self.config.leads)
+        return {**self.means, dataset: means}, {**self.damping, dataset: damping}
 
     def spec(self) -> TokenSpec:
         known = list(self.datasets.values())
@@ -178,7 +198,8 @@ class Fields:
     def _ask(self, batch: TokenBatch) -> Target:
         """The next state, unknown."""
         dataset = batch.dataset
-        fitted = Fitted(self.baseline, self.spectra.get(dataset), self.config.spectral, self.means.get(dataset, {}))
+        fitted = Fitted(self.baseline, self.spectra.get(dataset), self.config.spectral, self.means.get(dataset, {}),
+                        self.damping.get(dataset))
         return ask(batch, self.datasets[dataset], self._leads(batch), fitted)
 
     def restated(self, batch: TokenBatch, values: Tensor) -> TokenBatch:
@@ -317,7 +338,7 @@ class Fields:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         baseline, arrays = self.baseline.state()
-        arrays = {**arrays, **spectral.arrays(self.spectra), **mean_arrays(self.means)}
+        arrays = {**arrays, **spectral.arrays(self.spectra), **mean_arrays(self.means), **damped.arrays(self.damping)}
         datasets = {name: known.model_dump(mode="json") for name, known in self.datasets.items()}
         return {"config": self.config.model_dump(mode="json"), "datasets": datasets, "baseline": baseline}, arrays
 
@@ -326,7 +347,7 @@ class Fields:
         chosen = validate(FieldsConfig, config["config"], where="checkpoint domains.fields")
         datasets = {name: validate(Contract, raw, where=f"checkpoint domains.fields.{name}")
                     for name, raw in config["datasets"].items()}
-        plain = {name: array for name, array in arrays.items() if not name.startswith((spectral.PREFIX, MEANS))}
+        plain = {name: array for name, array in arrays.items() if not name.startswith(FITTED)}
         states = {name: tuple(known.states) for name, known in datasets.items()}
         return cls(chosen, datasets, Persistence.restore(config["baseline"], plain), spectral.of(arrays, states),
-                   objective=chosen.objective, means=means_of(arrays))
+                   objective=chosen.objective, means=means_of(arrays), damping=damped.of(arrays))

@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from sciml import tokens
-from sciml.domains.fields import spectral
+from sciml.domains.fields import damping, spectral
 from sciml.domains.fields.baseline import Mean, Persistence
 from sciml.domains.fields.config import Contract
+from sciml.domains.fields.damping import Damping
 from sciml.tokens import Target, TokenBatch
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What is known of one data set: persistence, its curves by wavenumber (None: one scale) with the power of their
-    gain, the training means of steady states."""
+    gain, the training means of steady or damped states, and their damping (None: of plain persistence)."""
 
     persistence: Persistence
     spectra: spectral.Curves | None
     power: float
     means: Mapping[str, Mean]
+    damping: Damping | None = None
 
 
 def ask(batch: TokenBatch, known: Contract, leads: Sequence[float], fitted: Fitted) -> Target:
@@ -32,17 +34,25 @@ def ask(batch: TokenBatch, known: Contract, leads: Sequence[float], fitted: Fitt
     ones, count, like = (1,) * len(known.axes), len(batch.values), batch.values
     mask = torch.zeros((count, *ones, 1), dtype=torch.bool, device=like.device)
     if known.steady:
-        places = [axis.coord[0, :, 0].detach().cpu().double().numpy() for axis in batch.axes]
-        means = [fitted.means[name] for name in known.states]
-        expected = like.new_tensor(np.stack([mean.at(places) for mean in means], -1))[None].expand(like.shape)
-        scales = like.new_tensor([mean.scale for mean in means]).view(1, *ones, -1)
+        expected = _mean(batch, known, fitted).expand(like.shape)
+        scales = like.new_tensor([fitted.means[name].scale for name in known.states]).view(1, *ones, -1)
         return Target(value=expected, baseline=expected, mask=mask, scale=scales.expand(count, *ones, -1))
     if fitted.spectra is not None and batch.observed is None:
         return _by_wavenumber(batch, known, leads, fitted.spectra, fitted.power, mask)
+    if fitted.damping is not None:
+        found = {lead: [damping.at(fitted.damping[name], lead) for name in known.states] for lead in set(leads)}
+        share, scale = like.new_tensor([found[lead] for lead in leads]).view(count, *ones, -1, 2).unbind(-1)
+        return Target(value=like, baseline=torch.lerp(_mean(batch, known, fitted), like, share), mask=mask, scale=scale)
     each = {lead: [fitted.persistence.scale(batch.dataset, n, lead) / s.scale for n, s in known.states.items()]
             for lead in set(leads)}
     scale = like.new_tensor([each[lead] for lead in leads]).view(count, *ones, -1)
     return Target(value=like, baseline=like, mask=mask, scale=scale)
+
+
+def _mean(batch: TokenBatch, known: Contract, fitted: Fitted) -> Tensor:
+    """``(1, *space, C)`` training means at the batch's places."""
+    places = [axis.coord[0, :, 0].detach().cpu().double().numpy() for axis in batch.axes]
+    return batch.values.new_tensor(np.stack([fitted.means[name].at(places) for name in known.states], -1))[None]
 
 
 def _by_wavenumber(batch: TokenBatch, known: Contract, leads: Sequence[float], spectra: spectral.Curves, power: float,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from sciml.data.schema import Block
 from sciml.data.store import Store
 from sciml.domains.fields.config import Contract
 
@@ -55,7 +56,7 @@ class Persistence:
 
 @dataclass(frozen=True)
 class Mean:
-    """The training mean of a steady variable in link space, and how far from it the training data are.
+    """The training mean of a variable in link space, and how far from it the training data are.
 
     profile: over the fitted coordinates `places` (reference lengths) of the axes that have ends, size 1 along periodic
     ones and where a mean over all cells predicts the validation split better. scale: root of the mean square about it.
@@ -108,35 +109,43 @@ def means_of(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Mean]]:
     return found
 
 
+def states_of(store: Store, contract: Contract, name: str, block: Block) -> np.ndarray:
+    """``(times or 1, *space)`` of a state in link space and float64, NaN outside its masks."""
+    scaling, meta = contract.states[name], store.meta
+    part = (block.start, block.stop) if meta.evolves(name) else ()
+    found = (store.read(name, block.group, *part).astype(np.float64) - scaling.center) / scaling.scale
+    for mask in contract.masks:
+        dims = meta.variables[mask].dims
+        inside = store.read(mask, block.group).transpose([dims.index(axis) for axis in contract.names]) > 0
+        found = np.where(inside, found, np.nan)
+    return found if part else found[None]
+
+
 def fit_means(store: Store, contract: Contract) -> dict[str, Mean]:
-    """Of every state of a steady data set, inside its masks, in float64 and one case in memory at a time.
+    """Of every state, inside its masks, in float64 and one case or trajectory in memory at a time.
 
     A profile says what walls do (a solution that is zero there), but must not single out places of a periodic axis, and
     of few cases is mostly their noise: it is kept if it predicts the validation split better than one number does.
     """
-    places = tuple(store.coord(name).astype(np.float64) / contract.length for name in contract.names)
-    wraps = tuple(i for i, axis in enumerate(contract.axes) if axis.period is not None or axis.places)
-    result = {}
-    for name, scaling in contract.states.items():
-        def values(group: int, name: str = name, center: float = scaling.center, scale: float = scaling.scale) -> Any:
-            found = (store.read(name, group).astype(np.float64) - center) / scale
-            for mask in contract.masks:
-                dims = store.meta.variables[mask].dims
-                inside = store.read(mask, group).transpose([dims.index(axis) for axis in contract.names]) > 0
-                found = np.where(inside, found, np.nan)
-            return found
+    return {name: _fit_mean(store, contract, name) for name in contract.states}
 
-        train, held = ([block.group for block in blocks] for blocks in (
-            store.meta.splits.train, store.meta.splits.validation))
-        total, count = 0.0, 0.0
-        for x in map(values, train):
-            known = np.isfinite(x)
-            total = total + np.where(known, x, 0.0).sum(wraps, keepdims=True)
-            count = count + known.sum(wraps, keepdims=True)
-        whole = np.full((1,) * len(places), np.sum(total) / max(np.sum(count), 1))
-        profile = np.where(count > 0, total / np.maximum(count, 1), whole)
-        judged = [[np.nanmean((x - mean) ** 2) for x in map(values, held)] for mean in (whole, profile)]
-        chosen = profile if held and np.nanmean(judged[1]) < np.nanmean(judged[0]) else whole
-        missed = [np.nanmean((x - chosen) ** 2) for x in map(values, train)]
-        result[name] = Mean(chosen, places, max(float(np.sqrt(np.nanmean(missed))), 1e-6))
-    return result
+
+def _fit_mean(store: Store, contract: Contract, name: str) -> Mean:
+    places = tuple(store.coord(axis).astype(np.float64) / contract.length for axis in contract.names)
+    wraps = (0, *(i + 1 for i, axis in enumerate(contract.axes) if axis.period is not None or axis.places))
+
+    def values(blocks: Sequence[Block]) -> Iterator[np.ndarray]:
+        return (states_of(store, contract, name, block) for block in blocks)
+
+    train, held = store.meta.splits.train, store.meta.splits.validation
+    total, count = 0.0, 0.0
+    for x in values(train):
+        known = np.isfinite(x)
+        total = total + np.where(known, x, 0.0).sum(wraps, keepdims=True)[0]
+        count = count + known.sum(wraps, keepdims=True)[0]
+    whole = np.full((1,) * len(places), np.sum(total) / max(np.sum(count), 1))
+    profile = np.where(count > 0, total / np.maximum(count, 1), whole)
+    judged = [[np.nanmean((x - mean) ** 2) for x in values(held)] for mean in (whole, profile)]
+    chosen = profile if held and np.nanmean(judged[1]) < np.nanmean(judged[0]) else whole
+    missed = [np.nanmean((x - chosen) ** 2) for x in values(train)]
+    return Mean(chosen, places, max(float(np.sqrt(np.nanmean(missed))), 1e-6))

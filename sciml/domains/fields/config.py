@@ -66,10 +66,12 @@ class FieldsConfig(Section):
     components of vectors change sign and place with it. detail: whether cells exchange what tokens say of them before
     it is the answer (stem and head `cells`), so that there are no seams between patches. resolutions: shares of the
     stored cells along every axis, of which training draws one per batch and filters its states to that grid;
-    evaluations are on the stored one. any_dt: accept leads and steps that were not trained. spectral: on grids that are
-    periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses is scaled
-    per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the operator's
-    output is white).
+    evaluations are on the stored one. damped: the baseline is the training mean and, of the deviation from it, the
+    share that is left on average after the lead (but where `spectral` applies); from plain persistence long rollouts of
+    a statistically steady flow may drift away. any_dt: accept leads and steps that were not trained. spectral: on grids
+    that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses
+    is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the
+    operator's output is white).
     """
 
     patch: int = Field(default=4, ge=1)
@@ -82,6 +84,7 @@ class FieldsConfig(Section):
     objective: str = "relative_l2"
     rollout_steps: int = Field(default=12, ge=1)
     any_dt: bool = False
+    damped: bool = False
     spectral: float = Field(default=0.0, ge=0, le=1)
     project: Project = Project()
 
