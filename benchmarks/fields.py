@@ -167,8 +167,8 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
 
 
 def jumping(name: str, recipe: Recipe, store: Store, seconds: float) -> Predictor:
-    """Ours trained as long, at the same rate and batch, on the leads `LEADS` instead of the recipe's chain: a solver has
-    to take all steps in between."""
+    """Ours on the leads `LEADS` instead of the recipe's chain, at the same rate and batch for as long; a solver has to
+    take all steps in between."""
     folder = peers.kept_in(name, recipe, store, seconds)
     setting = json.loads((folder / "chosen.json").read_text())["sciml"]
     fields = {**recipe.domains["fields"], "leads": LEADS}
