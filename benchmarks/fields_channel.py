@@ -202,7 +202,8 @@ def solver_cost(count: int = 5) -> float:
 
 
 def draw(curves: Mapping[str, Statistics | None], path: Path) -> None:
-    """Mean profile, fluctuations and spectra of the solver and of the models that have any."""
+    """Mean profile, fluctuations and spectra of the solver and of the models that have any, on the solver's scale: what
+    is far off it isn't seen."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 6.4), layout="constrained")
@@ -223,6 +224,11 @@ def draw(curves: Mapping[str, Statistics | None], path: Path) -> None:
             spectrum = found.spectra[name]
             ax.loglog(range(1, 11), spectrum.overall(layout)[1:11], **style)
         axes[1, 2].plot(layout.places[1], found.mean[0], **style)
+        if label == "solver":
+            limits = [ax.get_ylim() for ax in axes.flat]
+    for ax, (low, high) in zip(axes.flat, limits):
+        wide = (low / 10, high * 10) if ax.get_yscale() == "log" else (low, high + 0.25 * (high - low))
+        ax.set_ylim(*wide)
     titles = (("mean u⁺", "y⁺"), ("rms of u (—), v (--), w (···)", "y⁺"), ("−⟨u′v′⟩⁺", "y⁺"),
               ("energy along x", "wave"), ("energy along z", "wave"), ("mean u⁺, both walls", "y/δ"))
     for ax, (title, label) in zip(axes.flat, titles):

@@ -38,7 +38,9 @@ def drawn(results: Results, place: Path, batch: int = 1) -> None:
         for row_axes, measure in zip(axes[:, column], measures):
             _panel(row_axes, found[case], f"ms_{batch}", measure)
         axes[0, column].set_title(TITLES[case], fontsize=10, loc="left")
-        axes[-1, column].set_xlabel(f"CPU ms per frame, batch of {batch}", fontsize=8)
+        shown = [ax for ax, measure in zip(axes[:, column], measures)
+                 if any(measure in each for each in found[case].values())]
+        shown[-1].set_xlabel(f"CPU ms per frame, batch of {batch}", fontsize=8)
     for row_axes, measure in zip(axes[:, 0], measures):
         told = measure.replace("rollout_", "").replace("_by_", " steps, every ").replace("one_step", "one step")
         row_axes.set_ylabel(f"relative L2, {told}{' steps' * told.isdigit()}", fontsize=8)
