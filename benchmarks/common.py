@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -25,12 +26,12 @@ from sciml.data.build import build
 from sciml.data.source import read_source
 from sciml.data.store import Store, open_store
 from sciml.errors import InputError
-from sciml.predictor import Predictor, forward
+from sciml.predictor import Predictor
 from sciml.recipe import Recipe, TrainRecipe
 from sciml.report.bench import Bench, Results, Row
 from sciml.sampling import MicroBatches, Schedule
-from sciml.tokens import Outputs, TokenBatch
-from sciml.train import autocast, open_sources
+from sciml.tokens import TokenBatch
+from sciml.train import answered, open_sources
 
 SLICE_S = 10.0
 Setting = TypeVar("Setting")
@@ -140,7 +141,8 @@ class Trainer:
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             links = [self.asked(batch) for batch in next(self.batches)]
-            going = Going(self.adapter, self._answer, self.objective, self.used / self.seconds, self.generator)
+            answer = partial(answered, self.train, self.adapter, operator)
+            going = Going(self.adapter, answer, self.objective, self.used / self.seconds, self.generator)
             loss = self.chain.losses(links, going).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(operator.parameters(), self.train.clip)
@@ -151,12 +153,6 @@ class Trainer:
             self.failed = not bool(torch.isfinite(loss))
             self.step += 1
             self.used += time.process_time() - began
-
-    def _answer(self, batch: TokenBatch) -> Outputs:
-        create_graph = torch.is_grad_enabled()
-        with autocast(self.train):
-            outputs = forward(self.adapter, self.predictor.operator, batch, create_graph=create_graph)
-        return Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
 
     def averaged(self) -> Predictor:
         """The predictor, from now on with the averaged weights if they are averaged."""

@@ -25,7 +25,6 @@ goes on; delete the folder after a change of code.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -137,7 +136,7 @@ def compare(bench: Bench, name: str, case: Case, seconds: float, seeds: int) -> 
     bench.add(Row(metric=f"{name}/training/cpu", unit="s", ours=seconds))
     predictors = {kind: runs[kind, 0].averaged() for kind in kinds}
     if name in solvers.RIVALS:
-        solvers.pareto(bench, name, predictors | {LONG_LEADS: jumping(name, recipe, store, seconds)}, store)
+        solvers.pareto(bench, name, predictors | {LONG_LEADS: jumping(name, recipe, store, runs["sciml", 0])}, store)
 
 
 def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:
@@ -166,14 +165,13 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
     return runs
 
 
-def jumping(name: str, recipe: Recipe, store: Store, seconds: float) -> Predictor:
-    """Ours on the leads `LEADS` instead of the recipe's chain, at the same rate and batch for as long; a solver has to
-    take all steps in between."""
-    folder = peers.kept_in(name, recipe, store, seconds)
-    setting = json.loads((folder / "chosen.json").read_text())["sciml"]
+def jumping(name: str, recipe: Recipe, store: Store, ours: Any) -> Predictor:
+    """Ours on the leads `LEADS` instead of the recipe's chain, at the rate and batch of that trainer for as long; a
+    solver has to take all steps in between."""
+    folder = peers.kept_in(name, recipe, store, ours.seconds)
     fields = {**recipe.domains["fields"], "leads": LEADS}
     recipe = peers.unchained(recipe).model_copy(update={"domains": {**recipe.domains, "fields": fields}})
-    each = peers.trainer("sciml", tuple(setting), recipe, store, seconds)
+    each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, ours.seconds)
     peers.train_missing({(LONG_LEADS, 0): each}, folder)
     say(f"{name} {LONG_LEADS}: {each.step} steps")
     return each.averaged()

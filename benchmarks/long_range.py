@@ -127,7 +127,8 @@ class Classifier(nn.Module):
         self.embedding = nn.Embedding(task.num_tokens, WIDTH)
         config = LevelConfig.model_validate({"width": WIDTH, "head_width": HEAD_WIDTH, "mixers": turns})
         depth = max(DEPTH, len(turns)) if turns else 0
-        self.levels = nn.ModuleList(Block(config, i, CONDITION_WIDTH, 0.0) for i in range(depth))  # Muon knows the name
+        # Muon knows the name
+        self.levels = nn.ModuleList(Block(config, i, CONDITION_WIDTH, 0.0, "token") for i in range(depth))
         self.head = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, task.num_classes))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from sciml.predictor import Predictor, evaluating, forward
 from sciml.sampling import Source
 from sciml.tokens import TokenBatch
 
-SHOWN = 8
-"""Training samples that analogies are judged by."""
+SHOWN, TRIES = 8, 256
+"""Training samples that analogies are judged by; fewer, at least one, where all pairs of new and known channels would
+take more answers than that."""
 
 
 def start_by_analogy(predictor: Predictor, source: Source, known: Sequence[str]) -> dict[str, str]:
@@ -29,7 +30,8 @@ def start_by_analogy(predictor: Predictor, source: Source, known: Sequence[str])
     new = [name for name in predictor.operator.specs[domain].channels if name not in known]
     if not known or not new:
         return {}
-    batches, chosen = _shown(source), dict[str, str]()
+    count = min(SHOWN, max(1, TRIES // (len(new) * len(known))))
+    batches, chosen = _shown(source, count), dict[str, str]()
     for name in new:
         tables, losses = list(_tables(predictor, domain, name)), dict[str, float]()
         own, start = [rows.rows[key(name)].detach().clone() for _, rows in tables], _loss(predictor, source, batches)
@@ -47,9 +49,9 @@ def start_by_analogy(predictor: Predictor, source: Source, known: Sequence[str])
     return chosen
 
 
-def _shown(source: Source) -> list[TokenBatch]:
+def _shown(source: Source, count: int) -> list[TokenBatch]:
     """Evenly spaced training samples, each a batch of its own, as they may differ in form."""
-    places = np.unique(np.linspace(0, len(source.windows) - 1, SHOWN).astype(int))
+    places = np.unique(np.linspace(0, len(source.windows) - 1, count).astype(int))
     rng = np.random.default_rng(0)
     samples = [source.windows.draw(int(place), rng, rng) for place in places]
     return [collate([source.adapter.encode(sample)]) for sample in samples]

@@ -38,6 +38,8 @@ def finetune(checkpoint: Path, assignments: tuple[str, ...], store: str, folder:
         predictor = workflow.finetune(checkpoint, store, folder, assignments=assignments, overwrite=overwrite,
                                       listen=listen)
     console.trained(folder, predictor.recipe, json_=json_)
+    if not json_ and (started := predictor.provenance.get(workflow.STARTED)):
+        click.echo(f"new channels began as known ones: {', '.join(f'{a} as {b}' for a, b in started.items())}")
     if not json_:
         console.next_command(f"sciml evaluate {folder} --data {store}")
 

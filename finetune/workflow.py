@@ -23,6 +23,8 @@ from sciml.train import Progress, Run, fit, open_sources
 
 LEARNING_RATE_FACTOR = 0.5
 STEPS = 300
+STARTED = "started_as"
+"""Of a checkpoint's provenance: new channel → the known one whose rows it began with."""
 
 
 def finetune(source: Path, store_url: str, folder: Path, *, assignments: Sequence[str] = (), overwrite: bool = False,
@@ -44,7 +46,9 @@ def prepare(source: Path, store_url: str, assignments: Sequence[str]) -> tuple[P
     known = predictor.operator.specs.get(store.meta.domain)
     extend(predictor, store, recipe)
     if known is not None:
-        start_by_analogy(predictor, open_sources(recipe, predictor, [store])[0], known.channels)
+        found = start_by_analogy(predictor, open_sources(recipe, predictor, [store])[0], known.channels)
+        before = predictor.provenance.get(STARTED, {})
+        predictor.provenance = {**predictor.provenance, STARTED: {**before, **found}} if found else predictor.provenance
     return predictor, recipe, store
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,15 @@ def _windows(adapter: DomainAdapter, store: Store, split: Any, chain: Chain) -> 
 def micro_losses(run: Run, source: Source, operator: nn.Module, links: Sequence[TokenBatch], progress: float = 1.0,
                  generator: torch.Generator | None = None) -> Tensor:
     """``(S,)``: operator, derived heads, objective, along the source's chain."""
-    def answer(batch: TokenBatch) -> Outputs:
-        with autocast(run.recipe.train):
-            outputs = forward(source.adapter, operator, batch, create_graph=torch.is_grad_enabled())
-        return Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
-
+    answer = partial(answered, run.recipe.train, source.adapter, operator)
     return source.chain.losses(links, Going(source.adapter, answer, objective_of(source), progress, generator))
+
+
+def answered(train: TrainRecipe, adapter: DomainAdapter, operator: nn.Module, batch: TokenBatch) -> Outputs:
+    """Operator and derived heads in the recipe's precision, returned in that of the batch."""
+    with autocast(train):
+        outputs = forward(adapter, operator, batch, create_graph=torch.is_grad_enabled())
+    return Outputs({name: head.to(batch.values.dtype) for name, head in outputs.heads.items()})
 
 
 def objective_of(source: Source) -> Callable[[Outputs, TokenBatch], Tensor]:

@@ -115,12 +115,17 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
         axes.append(AxisForm(axis.name, axis.unit, axis.period is not None, is_even(axis), cells, multiple,
                              FEWEST * multiple, cells * longest))
     advanced = _next(adapter, state)
+    wavenumbers = advanced.batch.targets[HEAD].spectrum is not None
+    if batch.dataset in adapter.damping and not wavenumbers:
+        raise InputError("export", key="domains.fields.damped", found="a baseline about the training mean",
+                         expected="the state itself, or damped per wavenumber",
+                         fix="roll it out with `sciml rollout`, which knows the mean")
     form = StepForm(
         domain=batch.domain, dataset=batch.dataset, channels=batch.channels,
         lead=Lead(float(batch.conditions.vector[LEAD][0]), advanced.elapsed - state.elapsed), axes=tuple(axes),
         vector=tuple(name for name in batch.conditions.vector if name != LEAD),
         lattice=tuple(batch.conditions.lattice), observed=batch.observed is not None,
-        wavenumbers=advanced.batch.targets[HEAD].spectrum is not None,
+        wavenumbers=wavenumbers,
         dtype=str(batch.values.dtype).removeprefix("torch."))
     check_lattice(form, batch.lattice, batch.sources)
     return form

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sciml.mixers.contract import make_mixer
 from sciml.mixers.geometry import Geometry
 from sciml.operator.config import LevelConfig
-from sciml.operator.norm import Norm, normed
+from sciml.operator.norm import Norm, normed, prepare
 from sciml.tokens import Cache
 
 
@@ -40,8 +40,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + Δ gate · Σ mixers(norm(x, c)), then x + Δ gate · ffn(norm(x, c)), with Δ = 1 / loops."""
 
-    def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float,
-                 norm: Norm = "token") -> None:
+    def __init__(self, config: LevelConfig, index: int, condition_width: int, dropout: float, norm: Norm) -> None:
         super().__init__()
         heads = config.width // config.head_width
         self.width = config.width
@@ -54,6 +53,7 @@ class Block(nn.Module):
         self.share = 1 / config.loops
 
     def prepare(self, geometry: Geometry) -> None:
+        prepare(geometry, self.norm)
         for mixer in self.mixers:
             mixer.prepare(geometry)  # type: ignore[operator]
 

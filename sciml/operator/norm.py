@@ -15,6 +15,12 @@ from sciml.mixers.rows import both_ways
 Norm = Literal["token", "sample"]
 
 
+def prepare(geometry: Geometry, norm: Norm) -> None:
+    """Make the geometry's table of shares ahead: it is asked what weighs alike, which no compiled block can be."""
+    if axes := _pooled(geometry, norm):
+        _shares(geometry, axes)
+
+
 def normed(x: Tensor, scale: Tensor, shift: Tensor, geometry: Geometry, norm: Norm) -> Tensor:
     """x / rms · scale + shift, x ``(B, *lattice, C)``, scale and shift broadcast to it.
 
@@ -42,7 +48,7 @@ def _pooled(geometry: Geometry, norm: Norm) -> list[int]:
 
 def _mean_square(x: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
     """``(B, *lattice, 1)`` with size 1 along the axes that it is over."""
-    shares = geometry.once(("shares", tuple(axes)), lambda: _shares(geometry, axes))
+    shares = _shares(geometry, axes)
     if not shares:
         return x.square().mean((*(i + 1 for i in axes), -1), keepdim=True)
     total = x.square().mean(-1, keepdim=True)
@@ -55,8 +61,11 @@ def _mean_square(x: Tensor, geometry: Geometry, axes: list[int]) -> Tensor:
 
 def _shares(geometry: Geometry, axes: list[int]) -> dict[int, Tensor]:
     """Axis → ``(B or 1, n)`` of its quadrature that a token has; nothing where all tokens have the same."""
-    weights = {index: geometry.axes[index].weights() for index in axes}
-    known = not torch.compiler.is_exporting()
-    if known and all(torch.allclose(w, w[:, :1].expand_as(w), rtol=1e-4, atol=0) for w in weights.values()):
-        return {}
-    return {index: w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny) for index, w in weights.items()}
+    def make() -> dict[int, Tensor]:
+        weights = {index: geometry.axes[index].weights() for index in axes}
+        known = not torch.compiler.is_exporting()  # an exported graph can't ask, and its shares always enter
+        if known and all(torch.allclose(w, w[:, :1].expand_as(w), rtol=1e-4, atol=0) for w in weights.values()):
+            return {}
+        return {index: w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny) for index, w in weights.items()}
+
+    return geometry.once(("shares", tuple(axes)), make)

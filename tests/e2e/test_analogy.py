@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import workflow
+from finetune import analogy, workflow
 from pretrain.workflow import pretrain
-from sciml import checkpoint
+from sciml import checkpoint, cli
 from sciml.data.store import Store, StoreDraft, write_store
 from sciml.evaluate import evaluate
 from sciml.operator.named import key
@@ -48,6 +48,7 @@ def test_a_known_quantity_under_a_new_name_is_predicted_as_before(trained: tuple
     run, store = trained
     other = renamed(store, tmp_path, "spin")
     predictor, _, _ = workflow.prepare(run, other.url, ())
+    assert predictor.provenance[workflow.STARTED] == {"fields/spin": "fields/vorticity"}
     rows = predictor.operator.ports["fields"].stem.values.rows  # type: ignore[union-attr]
     assert torch.equal(rows[key("fields/spin")], rows[key("fields/vorticity")])  # type: ignore[index]
     assert one_step(predictor, other) == pytest.approx(one_step(checkpoint.load(run), store), rel=1e-4)
@@ -69,3 +70,25 @@ def test_a_channel_beside_a_known_one_does_not_spoil_its_answer(trained: tuple[P
     plain = checkpoint.load(run)
     workflow.extend(plain, visible, recipe)
     assert one_step(predictor, both) <= one_step(plain, both) * 1.0001
+
+
+def test_the_command_says_what_a_new_channel_began_as(trained: tuple[Path, Store], tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    run, store = trained
+    other = renamed(store, tmp_path, "swirl")
+    assert cli.run(["finetune", str(run), "--data", other.url, "--run", str(tmp_path / "run"), "train.steps=2",
+                    "train.validate_every=0"]) == 0
+    assert "fields/swirl as fields/vorticity" in " ".join(capsys.readouterr().out.split())
+    made = checkpoint.inspect(tmp_path / "run")["provenance"]
+    assert made[workflow.STARTED] == {"fields/swirl": "fields/vorticity"}
+
+
+def test_of_many_channels_fewer_samples_are_asked(trained: tuple[Path, Store], tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers stay about as many as `TRIES`, however many channels there are."""
+    run, store = trained
+    asked: list[int] = []
+    monkeypatch.setattr(analogy, "TRIES", 3)
+    monkeypatch.setattr(analogy, "_loss", lambda *given: float(bool(asked.append(len(given[2])))))
+    workflow.prepare(run, renamed(store, tmp_path, "eddy").url, ())
+    assert set(asked) == {3}

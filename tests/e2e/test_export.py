@@ -18,7 +18,7 @@ import xarray as xr
 from sciml import cli
 from sciml.data.store import Store
 from sciml.domains.fields.adapter import Fields
-from sciml.domains.fields.baseline import Persistence
+from sciml.domains.fields.baseline import Mean, Persistence
 from sciml.domains.fields.config import Contract, FieldsConfig, GridAxis, Scaling
 from sciml.errors import InputError
 from sciml.export import ExportedStep, compare, exported_rollout, inputs_of, load_step, package, step_module
@@ -32,11 +32,12 @@ from sciml.tokens import State
 RADIAL = [{"width": 16, "depth": 1, "mixers": ["radial"], "head_width": 8}]
 AXIAL = [{"width": 16, "depth": 1, "mixers": ["axial", "local"], "head_width": 8}, *RADIAL]
 FORMS: list[dict[str, Any]] = [
-    {}, {"spectral": 0.0, "hole": True}, {"spectral": 0.0, "periodic": False}, {"forcing": True}, {"axes": ("x",)}]
+    {}, {"spectral": 0.0, "hole": True}, {"spectral": 0.0, "periodic": False}, {"forcing": True}, {"axes": ("x",)},
+    {"norm": "sample"}, {"norm": "sample", "spectral": 0.0, "periodic": False}]
 
 
 def predictor(levels: list[dict[str, Any]], *, axes: tuple[str, ...] = ("x", "y"), periodic: bool = True,
-              spectral: float = 0.6, forcing: bool = False) -> Predictor:
+              spectral: float = 0.6, forcing: bool = False, norm: str = "token") -> Predictor:
     """Two variables in a box of 2 m, with a parameter, weights that are not at their beginning, and made-up curves."""
     torch.manual_seed(0)
     known = Contract(
@@ -51,7 +52,7 @@ def predictor(levels: list[dict[str, Any]], *, axes: tuple[str, ...] = ("x", "y"
         FieldsConfig(spectral=spectral, fixed_patch=False), {"made_up": known},
         Persistence({"made_up": {name: np.array([[0.5, 1.0], [0.1, 0.3]]) for name in "uv"}}),
         {"made_up": {"u": {1: curve}, "v": {1: 0.5 * curve[:, :20]}}} if spectral else {})
-    config = OperatorConfig.model_validate({"levels": levels, "stem_width": 8, "condition_width": 8})
+    config = OperatorConfig.model_validate({"levels": levels, "stem_width": 8, "condition_width": 8, "norm": norm})
     operator = Operator(config, {"fields": adapter.spec()}).eval()
     with torch.no_grad():
         for parameter in operator.parameters():
@@ -112,8 +113,9 @@ def test_the_step_as_plain_tensors_is_the_rollouts(form: dict[str, Any]) -> None
             assert torch.equal(plain.batch.conditions.lattice[name], value)
 
 
-def test_one_graph_serves_every_lattice_and_batch() -> None:
-    ours = predictor(AXIAL)
+@pytest.mark.parametrize("norm", ["token", "sample"])
+def test_one_graph_serves_every_lattice_and_batch(norm: str) -> None:
+    ours = predictor(AXIAL, norm=norm)
     module = step_module(ours, initial(ours, 24, 32))
     graph = package.trace(module, initial(ours, 24, 32).batch).module()
     for state in (several(ours, 1, 64, 24), several(ours, 5, 32, 48)):
@@ -135,6 +137,19 @@ def test_a_graph_made_for_one_size_alone_is_refused() -> None:
     state = initial(ours, 24, 32)
     with pytest.raises(InputError, match="spectral"):
         package.trace(step_module(ours, state), state.batch)
+
+
+def test_a_baseline_about_the_mean_is_refused() -> None:
+    """The exported step goes on from the state itself: it would be another model."""
+    ours = predictor(RADIAL, spectral=0.0, periodic=False)
+    mean = Mean(np.zeros((1, 1)), (np.array([0.0]),) * 2, 1.0)
+    curve = np.array([[0.5], [0.8], [0.3]])
+    damped = replace(ours.adapter("fields"), means={"made_up": {"u": mean, "v": mean}},
+                     damping={"made_up": {"u": curve, "v": curve}})
+    ours = replace(ours, adapters={"fields": damped})
+    state = initial(ours, 24, 32, periodic=False)
+    with pytest.raises(InputError, match=r"domains\.fields\.damped.*about the training mean.*sciml rollout"):
+        step_module(ours, state)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

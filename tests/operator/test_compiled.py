@@ -23,10 +23,10 @@ SPEC = TokenSpec("torus", ("torus/u",), {"state": HeadSpec("lattice", ("torus/u"
 LEVEL = {"width": 16, "depth": 2, "head_width": 8}
 
 
-def make(mixers: list[str]) -> Operator:
+def make(mixers: list[str], norm: str = "token") -> Operator:
     torch.manual_seed(0)
     operator = Operator(OperatorConfig.model_validate({"levels": [{**LEVEL, "mixers": mixers}], "stem_width": 8,
-                                                       "condition_width": 8}), {"torus": SPEC})
+                                                       "condition_width": 8, "norm": norm}), {"torus": SPEC})
     stir(operator)
     return operator
 
@@ -58,10 +58,10 @@ def test_what_a_graph_cannot_do_runs_eagerly() -> None:
     assert runs_eagerly(packed)
 
 
-def compare(mixers: list[str], backend: str) -> None:
+def compare(mixers: list[str], backend: str, norm: str = "token") -> None:
     torch.compiler.reset()
     counters.clear()
-    eager, compiled = make(mixers), make(mixers)
+    eager, compiled = make(mixers, norm), make(mixers, norm)
     compile_blocks(compiled, backend=backend)
     found = []
     for operator in (eager, compiled):
@@ -98,3 +98,11 @@ def test_compiled_equals_eager(mixers: list[str], tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("mixer", COMPILABLE)
 def test_every_mixer_is_one_graph(mixer: str) -> None:
     compare([mixer], "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
+def test_a_norm_of_samples_is_in_the_graph_too() -> None:
+    """Which weights are alike is asked before the graph, not in it."""
+    compare(["radial", "local"], "eager", "sample")

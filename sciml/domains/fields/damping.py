@@ -50,12 +50,12 @@ def fit_damping(store: Store, contract: Contract, means: Mapping[str, Mean], all
 def at(curve: np.ndarray, lead: float) -> tuple[float, float]:
     """ρ and σ at a lead time: linear in its logarithm between those fitted, constant beyond.
 
-    >>> at(np.array([[1.0, 4.0], [0.8, 0.4], [0.5, 0.9]]), 2.0)
-    (0.6, 0.7)
+    >>> at(np.array([[1.0, 4.0], [0.75, 0.25], [0.5, 1.0]]), 2.0)
+    (0.5, 0.75)
     """
     where = np.log(curve[0])
     share, missed = (float(np.interp(np.log(lead), where, row)) for row in curve[1:])
-    return round(share, 12), round(missed, 12)
+    return share, missed
 
 
 def arrays(damping: Mapping[str, Damping]) -> dict[str, np.ndarray]:

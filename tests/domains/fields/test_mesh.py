@@ -73,6 +73,11 @@ def test_tokens_of_so_many_points_are_refused_at_once(store: Store) -> None:
         Fields.create({"fixed_patch": False}).fit(store)
 
 
+def test_a_mean_of_a_grid_is_refused_of_points(store: Store) -> None:
+    with pytest.raises(InputError, match=r"domains\.fields\.damped.*scattered points.*leave damped out"):
+        Fields.create({"damped": True}).fit(store)
+
+
 def test_details_of_cells_are_refused_of_points(store: Store) -> None:
     with pytest.raises(InputError, match=r"domains\.fields\.detail.*scattered points.*leave detail out"):
         Fields.create({"detail": True}).fit(store)
