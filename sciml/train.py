@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -37,6 +36,7 @@ from sciml.recipe import Recipe, TrainRecipe
 from sciml.sampling import MicroBatch, MicroBatches, Schedule, Source, loader
 from sciml.tokens import Outputs, TokenBatch
 from sciml.traced import TracedGradients, form_of
+from sciml.trainlog import TrainingLog
 
 MAX_SKIPPED = 10
 CHAIN = 15  # what the stream of random numbers is for, as in sciml.sampling
@@ -235,7 +235,7 @@ def fit(run: Run, *, listen: Callable[[Progress], None] | None = None) -> Predic
     every = train.validate_every or max(1, run.steps // 10)
     started = time.perf_counter()
     run.predictor.operator.train()
-    with closing(_Log(run)) as log:
+    with closing(TrainingLog(run.folder / "train.jsonl", run.step, run.ranks.first)) as log:
         if run.step == 0:
             _select(run, log)  # the untrained operator is the baseline, and may stay the best there is
         while run.step < run.steps:
@@ -299,7 +299,7 @@ def baseline_losses(source: Source, links: Sequence[TokenBatch]) -> Tensor:
     return source.chain.losses(links, Going(source.adapter, zero_outputs, objective_of(source)))
 
 
-def _select(run: Run, log: _Log) -> None:
+def _select(run: Run, log: TrainingLog) -> None:
     """Validate with the averaged weights and keep them as ``checkpoints/best`` if they are the best so far."""
     if not run.validation:
         if run.step == run.steps and run.ranks.first:
@@ -368,35 +368,3 @@ def resume(run: Run) -> bool:
     run.step, run.steps = int(state.info["step"]), int(state.info["steps"])
     run.best, run.skipped = float(state.info["best"]), int(state.info["skipped"])
     return True
-
-
-class _Log:
-    """``train.jsonl``: a line per event, rank 0 only; lines after the step a run resumes from are dropped."""
-
-    def __init__(self, run: Run) -> None:
-        path = run.folder / "train.jsonl"
-        self.file, self.seconds = None, 0.0
-        if not run.ranks.first:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists() and run.step:
-            for line in path.read_text().splitlines():
-                try:
-                    kept += [line] if json.loads(line)["step"] <= run.step else []
-                except ValueError:
-                    break  # the line being written when the run was killed
-        self.seconds = max((float(json.loads(line).get("seconds", 0.0)) for line in kept), default=0.0)
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()

@@ -28,7 +28,7 @@ KILLS = {
     "before a checkpoint's manifest": ["sciml.checkpoint:os.fsync", 9],
     "before a checkpoint's rename": ["pathlib:Path.rename", 2],
     "while old checkpoints are removed": ["shutil:os.rmdir", 2],
-    "in the log": ["sciml.train:_Log.write", 9],
+    "in the log": ["sciml.trainlog:TrainingLog.write", 9],
     "at the last step": [STEP, 12],
 }
 
