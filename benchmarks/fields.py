@@ -10,8 +10,9 @@ the test split is read once per model. Peers learn what persistence misses (of s
 misses) in one scale and from single steps, as they are used; ours what its recipe says. Where that is a chain of steps
 the FNO is trained on it, too (`fno_chained`). Rows of parts that aren't asked for are kept.
 
-Trained weights stay in ``runs/bench_fields/<case>_…``, named after recipe and budget, so that a run that was stopped
-goes on; delete the folder after a change of code.
+Trained weights stay in ``runs/bench_fields/<case>_…``, named after budget, data and what of the recipe reaches them, so
+that a run that was stopped goes on, and a change of our operator trains ours alone; delete the folder after a change of
+code.
 
 - navier_stokes also has the same weights on twice the resolution (`resolution`: the error there over the error here),
   and rollouts of 200 steps beside the solver's: correlation time and mean spectrum.
@@ -156,23 +157,22 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
     """(kind, seed) → a trainer at the end of its budget: tuned on validation, those that are missing trained in turns.
     """
     kinds = ("sciml", *peers.kinds_for(recipe))
-    folder = peers.kept_in(name, recipe, store, seconds)
-    chosen = peers.chosen(folder, lambda: peers.tuned(recipe, store, kinds, seconds / 10))
+    kept = peers.kept_in(name, recipe, store, seconds)
+    chosen = kept.settings(kinds, lambda some: peers.tuned(recipe, store, some, seconds / 10))
     say(f"{name}: chosen on validation: {chosen}")
     runs = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
             for seed in range(seeds) for kind in kinds}
-    peers.train_missing(runs, folder)
+    kept.train_missing(runs)
     return runs
 
 
 def jumping(name: str, recipe: Recipe, store: Store, ours: Any) -> Predictor:
     """Ours on the leads `LEADS` instead of the recipe's chain, at the rate and batch of that trainer for as long; a
     solver has to take all steps in between."""
-    folder = peers.kept_in(name, recipe, store, ours.seconds)
     fields = {**recipe.domains["fields"], "leads": LEADS}
     recipe = peers.unchained(recipe).model_copy(update={"domains": {**recipe.domains, "fields": fields}})
     each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, ours.seconds)
-    peers.train_missing({(LONG_LEADS, 0): each}, folder)
+    peers.kept_in(name, recipe, store, ours.seconds).train_missing({(LONG_LEADS, 0): each})
     say(f"{name} {LONG_LEADS}: {each.step} steps")
     return each.averaged()
 

@@ -130,25 +130,25 @@ def beside(part: Followed, ours: Statistics, theirs: Statistics) -> dict[str, fl
 
 def trained(recipe: Recipe, store: Store, seconds: float, seeds: int) -> list[tuple[str, Predictor]]:
     """Predictors of all kinds and seeds; what `peers.kept_in` has isn't tuned or trained again."""
-    folder = peers.kept_in("channel", recipe, store, seconds)
-    chosen = peers.chosen(folder, lambda: tuned(recipe, store, seconds / 10))
+    kept = peers.kept_in("channel", recipe, store, seconds)
+    chosen = kept.settings(tuple(NAMES), lambda some: tuned(recipe, store, some, seconds / 10))
     trainers = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
                 for seed in range(seeds) for kind in NAMES}
-    peers.train_missing(trainers, folder)
+    kept.train_missing(trainers)
     for key, each in trainers.items():
         common.say(f"channel {key}: {each.step} steps, {common.parameters(each.predictor)} parameters")
     return [(kind, each.averaged()) for (kind, _), each in trainers.items()]
 
 
-def tuned(recipe: Recipe, store: Store, seconds: float) -> dict[str, tuple[float, int]]:
+def tuned(recipe: Recipe, store: Store, kinds: Sequence[str], seconds: float) -> dict[str, tuple[float, int]]:
     """Each model's best setting by validation, all trained in turns."""
-    tries = [(kind, setting) for kind in NAMES for setting in SETTINGS[kind]]
+    tries = [(kind, setting) for kind in kinds for setting in SETTINGS[kind]]
     trainers = [peers.trainer(kind, setting, recipe, store, seconds) for kind, setting in tries]
     common.train_together(trainers)
     errors = {each: peers.validation(one, JUDGED) for each, one in zip(tries, trainers)}
     for (kind, setting), error in errors.items():
         common.say(f"tuning {kind}: rate {setting[0]:g}, batch {setting[1]}: {error:.4f}")
-    return {kind: min(SETTINGS[kind], key=lambda setting: errors[kind, setting]) for kind in NAMES}
+    return {kind: min(SETTINGS[kind], key=lambda setting: errors[kind, setting]) for kind in kinds}
 
 
 def rolled(predictor: Predictor, store: Store, steps: int, solved: Statistics) -> Rolled:

@@ -14,6 +14,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,24 +240,40 @@ def restore(trainer: Any, path: Path) -> bool:
     return True
 
 
-def kept_in(name: str, recipe: Recipe, store: Store, seconds: float) -> Path:
-    """The folder of what was chosen and trained by that recipe on these data in so many seconds."""
-    told = json.dumps([recipe.model_dump(mode="json"), store.meta.split_identity(), seconds])
-    return RUNS / f"{name}_{seconds:g}s_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+@dataclass(frozen=True)
+class Kept:
+    """Settings and weights that a case has come to, in a folder. A file is named after what of the recipe reaches its
+    kind of model, so that a peer is neither tuned nor trained again where our operator alone changed."""
+
+    folder: Path
+    recipe: Recipe
+
+    def name(self, kind: str) -> str:
+        recipe = unchained(self.recipe) if kind in KINDS else self.recipe
+        ours = {"operator"} if kind in KINDS or kind == CHAINED else set[str]()
+        told = json.dumps(recipe.model_dump(mode="json", exclude={"name", "seed"} | ours))
+        return f"{kind}_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+    def settings(self, kinds: Sequence[str],
+                 choose: Callable[[Sequence[str]], Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
+        """The setting of every kind, by `choose` for those that have none yet."""
+        files = {kind: self.folder / f"{self.name(kind)}.json" for kind in kinds}
+        missing = [kind for kind in kinds if not files[kind].exists()]
+        for kind, setting in (choose(missing) if missing else {}).items():
+            write_json(files[kind], setting)
+        found = {kind: json.loads(file.read_text()) for kind, file in files.items()}
+        return {kind: (rate, batch) for kind, (rate, batch) in found.items()}
+
+    def train_missing(self, runs: Mapping[tuple[str, int], Any]) -> None:
+        """All trainers by (kind, seed) to the end of their budgets: restored, or else trained in turns and kept."""
+        files = {(kind, seed): self.folder / f"{self.name(kind)}_{seed}.safetensors" for kind, seed in runs}
+        missing = [key for key in runs if not restore(runs[key], files[key])]
+        common.train_together([runs[key] for key in missing])
+        for key in missing:
+            keep(runs[key], files[key])
 
 
-def chosen(folder: Path, choose: Callable[[], Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
-    """The settings by kind that the folder has, or those that `choose` finds, which it has from then on."""
-    settings = folder / "chosen.json"
-    if not settings.exists():
-        write_json(settings, choose())
-    return {kind: (rate, batch) for kind, (rate, batch) in json.loads(settings.read_text()).items()}
-
-
-def train_missing(runs: Mapping[tuple[str, int], Any], folder: Path) -> None:
-    """All trainers by (kind, seed) to the end of their budgets: restored, or else trained in turns and kept."""
-    files = {key: folder / f"{key[0]}_{key[1]}.safetensors" for key in runs}
-    missing = [key for key in runs if not restore(runs[key], files[key])]
-    common.train_together([runs[key] for key in missing])
-    for key in missing:
-        keep(runs[key], files[key])
+def kept_in(name: str, recipe: Recipe, store: Store, seconds: float) -> Kept:
+    """What that recipe came to on these data in so many seconds."""
+    told = json.dumps(store.meta.split_identity())
+    return Kept(RUNS / f"{name}_{seconds:g}s_{hashlib.sha256(told.encode()).hexdigest()[:8]}", recipe)

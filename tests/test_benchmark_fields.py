@@ -78,3 +78,37 @@ def test_a_model_on_a_chain_learns_from_the_state_that_it_led_to(tmp_path: Path)
     true = [any(torch.equal(values, link.values) for link in each) for each, values in zip(links, seen)]
     assert any(true)  # where one step was drawn
     assert not all(true)
+
+
+def test_weights_are_kept_by_what_of_a_recipe_reaches_them(tmp_path: Path) -> None:
+    """Our operator is no matter of a peer's, the chain no matter of a peer on single steps."""
+    peers = load_script(HERE / "fields_peers.py")
+    store = tiny.navier_stokes(tmp_path / "ns.zarr", trajectories=3, frames=4)
+    recipe = tiny.recipe(store.url, steps=1)
+    kinds = ("sciml", "fno", peers.CHAINED)
+
+    def changed(other: Any) -> set[str]:
+        one, two = (peers.kept_in("case", each, store, 1.0) for each in (recipe, other))
+        return {kind for kind in kinds if one.name(kind) != two.name(kind)}
+
+    assert changed(recipe.model_copy(update={"name": "other", "seed": 1})) == set()
+    assert changed(recipe.model_copy(update={"operator": {**recipe.operator, "norm": "sample"}})) == {"sciml"}
+    assert changed(recipe.model_copy(update={"train": recipe.train.model_copy(update={"warmup": 0.5})})) == set(kinds)
+    entry = recipe.data[0].model_copy(update={"chain": Named(name="pushforward", options={"steps": 2})})
+    assert changed(recipe.model_copy(update={"data": (entry,)})) == {"sciml", peers.CHAINED}
+
+
+def test_settings_are_chosen_once_for_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = load_script(HERE / "fields_peers.py")
+    monkeypatch.setattr(peers, "RUNS", tmp_path / "runs")
+    store = tiny.navier_stokes(tmp_path / "ns.zarr", trajectories=3, frames=4)
+    asked: list[tuple[str, ...]] = []
+
+    def choose(kinds: Any) -> Any:
+        asked.append(tuple(kinds))
+        return dict.fromkeys(kinds, (1e-3, len(asked)))
+
+    kept = peers.kept_in("case", tiny.recipe(store.url, steps=1), store, 1.0)
+    assert kept.settings(("sciml", "fno"), choose) == {"sciml": (1e-3, 1), "fno": (1e-3, 1)}
+    assert kept.settings(("sciml", "fno", "unet"), choose) == {"sciml": (1e-3, 1), "fno": (1e-3, 1), "unet": (1e-3, 2)}
+    assert asked == [("sciml", "fno"), ("unet",)]
