@@ -14,7 +14,9 @@ class LevelConfig(Section):
 
     mixers: what every block adds up; or a list of such lists that the blocks take in turn (down, then up), as in
     ``[[window], [window], [full]]``. loops: how often all blocks of a way are applied with the same weights, each time
-    adding 1 / loops of what they would add at once (docs/design/0028-looped-depth.md).
+    adding 1 / loops of what they would add at once (docs/design/0028-looped-depth.md). ffn: of the feed-forward layers,
+    whose hidden channels are ffn_ratio times as many as the width: ``plain``, or ``gated`` by a product of channels, at
+    two thirds of the hidden channels and hence the same weights.
     """
 
     width: int = Field(default=64, ge=8)
@@ -23,6 +25,7 @@ class LevelConfig(Section):
     loops: int = Field(default=1, ge=1)
     mixers: tuple[tuple[Named, ...], ...] = ((Named(name="axial"), Named(name="local")),)
     head_width: int = Field(default=32, ge=4)
+    ffn: Literal["plain", "gated"] = "plain"
     ffn_ratio: float = Field(default=2.0, gt=0)
 
     @field_validator("mixers", mode="before")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sciml.errors import InputError
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.local import Local
-from sciml.operator.block import FeedForward
+from sciml.operator.feed_forward import FeedForward
 from sciml.operator.heads.contract import HeadInput
 from sciml.operator.heads.lattice import outputs_of
 from sciml.operator.named import NamedRows
