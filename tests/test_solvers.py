@@ -28,6 +28,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "turbulence": ({"spin_up": 0.2, "tracer": True, "viscosity": 2e-3}, {"drag": 0.25}, 1e-4),
     "burgers": ({"resolution": 64, "viscosity": 2e-2}, {}, 1e-4),
     "kuramoto_sivashinsky": ({"resolution": 64, "frame_dt": 0.5, "spin_up": 5.0, "length": 30.0}, {}, 2e-3),
+    "semilinear": ({"linear": {2: -1.0, 3: [-0.5, 0.2], 4: -1.0}, "convection": 1.0, "resolution": 64, "frame_dt": 0.5,
+                    "spin_up": 5.0, "length": 30.0}, {}, 2e-3),
     "reaction_diffusion": ({"spin_up": 20.0, "frame_dt": 4.0}, {"model": "gray_scott"}, 1e-4),
     "advection": ({}, {}, 1e-4),
     "wave": ({"frame_dt": 0.05, "speed": (1.0, 1.0)}, {}, 1e-4),

@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "elliptic": {"resolution": 8, "solve_resolution": 16},
     "kuramoto_sivashinsky": {"resolution": 16, "frames": 3, "length": 12.0, "spin_up": 5.0},
     "reaction_diffusion": {"resolution": 8, "solve_resolution": 16, "frames": 3, "spin_up": 10.0},
+    "semilinear": {"resolution": 16, "solve_resolution": 32, "frames": 3, "length": 12.0, "spin_up": 2.0,
+                   "linear": {2: -1.0, 3: [-0.3, 0.2], 4: -1.0}, "convection": 1.0},
     "wave": {"resolution": 8, "solve_resolution": 16, "frames": 3}}
 SOURCES = sorted(path for name in SMALL for path in (ROOT / "datasets" / name).glob("*.yaml"))
 

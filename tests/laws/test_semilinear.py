@@ -189,7 +189,7 @@ def test_the_dataset_is_canonical_and_a_store_of_it_sound(tmp_path: Path) -> Non
     assert {str(n): (v.attrs["role"], v.attrs.get("vector")) for n, v in made.data_vars.items()} == {
         "u": ("state", "slope"), "linear_2": ("parameter", None), "linear_3": ("parameter", "linear_3"),
         "linear_4": ("parameter", None), "convection": ("parameter", None),
-        "gradient_norm": ("parameter", "gradient_norm")}
+        "gradient_norm": ("parameter", "gradient_norm"), "cubic": ("parameter", None)}  # given, though 0
     assert made["linear_3"].values.tolist() == [-0.3, 0.2, -0.3]
     assert made["gradient_norm"].values.tolist() == [0.0, 0.1, 0.0]
     alone = semilinear.build({"linear": {1: 0.5, 2: 0.1}, "quadratic": -1.0})

@@ -94,17 +94,18 @@ class Options(blocks.Draws):
 
 def _given(options: Options) -> dict[str, Numbers]:
     linear = {f"linear_{order}": options.linear[order] for order in sorted(options.linear)}
-    return linear | {name: getattr(options, name) for name in TERMS}
+    return linear | {name: getattr(options, name) for name in TERMS if name in options.model_fields_set}
 
 
 def coefficients(options: Options, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Those that aren't 0 throughout, for each of trajectories ``start ≤ i < stop``, float64, by the names that they
-    have in the data set: linear_0 … linear_6, convection, gradient_norm, quadratic, cubic.
+    """Those that are given, for each of trajectories ``start ≤ i < stop``, float64, by the names that they have in the
+    data set: linear_0 … linear_6, convection, gradient_norm, quadratic, cubic. One given as 0 says that an equation
+    lacks what others have.
 
-    >>> coefficients(Options(linear={2: (1.0, 2.0), 4: 0.0}), 1, 4)
-    {'linear_2': array([2., 1., 2.])}
+    >>> coefficients(Options(linear={2: (1.0, 2.0)}, cubic=0.0), 1, 4)
+    {'linear_2': array([2., 1., 2.]), 'cubic': array([0., 0., 0.])}
     """
-    return {name: blocks.cycled(listed, start, stop) for name, listed in _given(options).items() if np.any(listed)}
+    return {name: blocks.cycled(listed, start, stop) for name, listed in _given(options).items()}
 
 
 def step(state: Tensor, dt: float, *, length: float = 32.0, refine: int = 1, max_step: float = STEP,
@@ -236,8 +237,8 @@ def solve(options: Options, start: int, stop: int) -> dict[str, np.ndarray]:
 
 
 def build(options: Mapping[str, Any]) -> xr.Dataset:
-    """The data set, lazily: u (trajectory, time, x) float32 and, (trajectory,), each coefficient that isn't 0
-    throughout, without units. Raises `InputError` naming the wrong option.
+    """The data set, lazily: u (trajectory, time, x) float32 and, (trajectory,), each coefficient that is given, without
+    units. Raises `InputError` naming the wrong option.
 
     With convection, the mirror image of a solution is ``−u(−x)``: u is a vector, as in `kuramoto_sivashinsky`;
     otherwise it is ``u(−x)``. Coefficients that change their sign in the mirror are vectors as well."""
@@ -246,7 +247,7 @@ def build(options: Mapping[str, Any]) -> xr.Dataset:
     values = coefficients(chosen, 0, chosen.trajectories)
     odd = {f"linear_{order}" for order in (1, 3, 5)}
     state = blocks.state("1", "state of the equation")
-    if "convection" in values:
+    if np.any(values.get("convection", 0.0)):
         odd |= {"gradient_norm", "quadratic"}
         state |= {"vector": "slope", "along": "x"}
     variables: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {"u": (("time", "x"), made["u"], state)}
