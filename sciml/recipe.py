@@ -148,13 +148,18 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str], *, where: objec
             raise InputError(where, found=repr(assignment), expected="key=value", fix="for example train.steps=100")
         *parents, last = key.split(".")
         try:
+            given = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(where, key=key, found=repr(value), expected=f"YAML ({' '.join(str(error).split())[:120]})",
+                             fix="close its brackets and quotes, and quote the assignment in the shell") from None
+        try:
             node = result
             for part in parents:
                 node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
             if isinstance(node, list):
-                node[int(last)] = yaml.safe_load(value)
+                node[int(last)] = given
             else:
-                node[last] = yaml.safe_load(value)
+                node[last] = given
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             raise InputError(where, key=key, found=repr(assignment), expected="a path into the recipe",
                              fix=f"top-level keys: {', '.join(result)}") from None
