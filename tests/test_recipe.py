@@ -55,7 +55,7 @@ def test_overrides_reach_into_lists_and_raw_sections(path: Path) -> None:
     (["name=a/b"], "name", "pattern"),
     (["train.optimizer=sgd"], "train.optimizer", "'muon' or 'adamw'"),
     (["schema_version=2"], "schema_version", "1"),
-    (["data.0.chain={pushforward:"], "data.0.chain", "flow node"),
+    (["data.0.chain={pushforward:"], "data.0.chain", "YAML"),
 ])
 def test_a_wrong_value_is_named_with_its_key(path: Path, assignments: list[str], key: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
