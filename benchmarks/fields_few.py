@@ -52,7 +52,7 @@ RUN = Path("runs/bench/fields_foundation")
 SIZES = (16, 64, 256)
 CELLS = 64
 KINDS = ("fine_tuned", "from_scratch", "neuraloperator_fno")
-RATES, BATCHES = {"fine_tuned": (2e-3, 4e-3, 8e-3), "from_scratch": (2e-3, 4e-3, 8e-3),
+RATES, BATCHES = {"fine_tuned": (5e-4, 1e-3, 2e-3), "from_scratch": (1e-3, 2e-3, 4e-3),
                   "neuraloperator_fno": (1e-3, 3e-3, 6e-3)}, (8, 32)
 JUDGED = 48
 """Validation samples that weights are kept by."""
