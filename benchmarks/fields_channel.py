@@ -203,14 +203,16 @@ def solver_cost(count: int = 5) -> float:
 
 
 def draw(curves: Mapping[str, Statistics | None], path: Path) -> None:
-    """Mean profile, fluctuations and spectra of the solver and of the models that have any, on the solver's scale: what
-    is far off it isn't seen."""
+    """Mean profile, fluctuations and spectra of the solver and of the models that have any, on the solver's scale; a
+    model whose fluctuations are more than ten times the solver's isn't in it."""
     from matplotlib.figure import Figure
 
+    solver = curves["solver"]
+    assert solver is not None
     drawing = Figure(figsize=(10, 6.4), layout="constrained")
     axes = drawing.subplots(2, 3)
     for (label, found), look, width in zip(curves.items(), ("0.72", "C0", "C3"), (5.0, 1.6, 1.3)):
-        if found is None or not np.isfinite(found.product).all():
+        if found is None or not found.rms.max() < 10 * solver.rms.max():  # not, if it isn't a number
             continue
         layout, half = found.layout, found.mean.shape[1] // 2
         wall, style = 180 * layout.places[1][:half], {"color": look, "linewidth": width, "label": label}
