@@ -250,7 +250,7 @@ class Kept:
 
     def name(self, kind: str) -> str:
         recipe = unchained(self.recipe) if kind in KINDS else self.recipe
-        ours = {"operator"} if kind in KINDS or kind == CHAINED else set[str]()
+        ours = {"operator"} if kind in (*KINDS, CHAINED) else set[str]()
         told = json.dumps(recipe.model_dump(mode="json", exclude={"name", "seed"} | ours))
         return f"{kind}_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 

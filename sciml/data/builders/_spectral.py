@@ -63,7 +63,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Coefficients of a step h of ``v' = L v + N(v)`` for a diagonal, real L: exact in L, of order four in N."""
+    """Coefficients of a step h of ``v' = L v + N(v)`` for a diagonal L: exact in L, of order four in N."""
 
     full: Tensor
     half: Tensor
@@ -86,6 +86,27 @@ class Exponential:
         return cls(torch.exp(z).to(dtype), torch.exp(z / 2).to(dtype), mean((torch.exp(r / 2) - 1) / r),
                    mean((-4 - r + grown * (4 - 3 * r + r**2)) / cube), mean((2 + r + grown * (r - 2)) / cube),
                    mean((-4 - 3 * r - r**2 + grown * (4 - r)) / cube))
+
+    @classmethod
+    def of_complex(cls, linear: Tensor, h: float, dtype: torch.dtype = torch.complex128) -> Exponential:
+        """The same for complex eigenvalues, complex128; dtype: of the coefficients, complex.
+
+        With ``φ_0 = e^z``, ``φ_{l+1} = (φ_l − 1/l!) / z``, they are h times ``φ_1(z/2) / 2``, ``φ_1 − 3 φ_2 + 4 φ_3``,
+        ``φ_2 − 2 φ_3`` and ``4 φ_3 − φ_2`` (Cox and Matthews 2002); where |z| < 1, which divides by nearly 0, as means
+        over a circle of radius 2 around z (Kassam and Trefethen 2005)."""
+        z = linear * h
+        angle = math.pi * torch.arange(2 * CIRCLE, dtype=torch.float64, device=z.device) / CIRCLE
+        near = (z.detach().abs() < 1).double()[..., None]
+        r = z[..., None] + 2 * near * torch.polar(torch.ones_like(angle), angle)
+        first = (torch.exp(r) - 1) / r
+        second = (first - 1) / r
+        third = (second - 0.5) / r
+
+        def mean(value: Tensor) -> Tensor:
+            return (h * value.mean(-1)).to(dtype)
+
+        return cls(torch.exp(z).to(dtype), torch.exp(z / 2).to(dtype), mean((torch.exp(r / 2) - 1) / r),
+                   mean(first - 3 * second + 4 * third), mean(second - 2 * third), mean(4 * third - second))
 
     def step(self, v: Tensor, nonlinear: Callable[[Tensor], Tensor]) -> Tensor:
         """v after one step; differentiable."""

@@ -40,7 +40,6 @@ TERMS = {"convection": "coefficient b of -b u u_x", "gradient_norm": "coefficien
          "quadratic": "coefficient q of q u^2", "cubic": "coefficient c of c u^3"}
 STEP = 0.0625
 """Usual bound on a solver's step. What it has to be depends on the equation; see the cards of the data sets."""
-CIRCLE = 32
 Numbers = float | tuple[float, ...]
 Order = Annotated[int, Field(ge=0, le=6)]
 
@@ -125,7 +124,8 @@ def step(state: Tensor, dt: float, *, length: float = 32.0, refine: int = 1, max
     field = state[..., 0]
     grid = spectral.Grid(refine * field.shape[-1], length, 1)
     columns = {name: spectral.column(value, state, 1) for name, value in given.items()}
-    scheme = exponential(symbol(columns, grid, state.device), dt / count, state.dtype.to_complex())
+    scheme = spectral.Exponential.of_complex(symbol(columns, grid, state.device), dt / count,
+                                             state.dtype.to_complex())
     kept = _retained(columns, grid, state)
     rest = _nonlinear(columns, grid, kept)
     modes = kept * grid.to_modes(spectral.regrid(field, grid.n, 1))
@@ -143,28 +143,6 @@ def symbol(columns: Mapping[str, Tensor], grid: spectral.Grid, device: torch.dev
         if name in columns:
             parts[order % 2] = parts[order % 2] + (-1) ** (order // 2) * columns[name] * k**order
     return torch.complex(*torch.broadcast_tensors(*parts))
-
-
-def exponential(linear: Tensor, h: float, dtype: torch.dtype) -> spectral.Exponential:
-    """`spectral.Exponential.of` for complex eigenvalues.
-
-    With ``φ_0 = e^z``, ``φ_{l+1} = (φ_l − 1/l!) / z``, its coefficients are h times ``φ_1(z/2) / 2``, ``φ_1 − 3 φ_2 +
-    4 φ_3``, ``φ_2 − 2 φ_3`` and ``4 φ_3 − φ_2`` (Cox and Matthews 2002); where |z| < 1, which divides by nearly 0, as
-    means over a circle of radius 2 around z (Kassam and Trefethen 2005)."""
-    z = linear * h
-    angle = 2 * math.pi * torch.arange(CIRCLE, dtype=torch.float64, device=z.device) / CIRCLE
-    near = (z.detach().abs() < 1).double()[..., None]
-    r = z[..., None] + 2 * near * torch.polar(torch.ones_like(angle), angle)
-    first = (torch.exp(r) - 1) / r
-    second = (first - 1) / r
-    third = (second - 0.5) / r
-
-    def mean(value: Tensor) -> Tensor:
-        return (h * value.mean(-1)).to(dtype)
-
-    return spectral.Exponential(
-        torch.exp(z).to(dtype), torch.exp(z / 2).to(dtype), mean((torch.exp(r / 2) - 1) / r),
-        mean(first - 3 * second + 4 * third), mean(second - 2 * third), mean(4 * third - second))
 
 
 def _retained(columns: Mapping[str, Tensor], grid: spectral.Grid, like: Tensor) -> Tensor:
