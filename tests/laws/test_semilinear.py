@@ -52,7 +52,8 @@ def test_small_waves_grow_and_move_at_the_exact_complex_rates() -> None:
 def test_coefficients_of_a_step_are_right_for_small_and_large_eigenvalues() -> None:
     """Beside those of the real scheme, and beside power series where they are complex and small."""
     real = -torch.tensor([0.0, 1e-3, 0.3, 0.99, 1.01, 7.0, 300.0], dtype=torch.float64)
-    ours, theirs = _spectral.Exponential.of_complex(real + 0j, 0.5, torch.complex128), _spectral.Exponential.of(real, 0.5)
+    made = _spectral.Exponential
+    ours, theirs = made.of_complex(real + 0j, 0.5), made.of(real, 0.5)
     for name in ("full", "half", "inner", "first", "middle", "last"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name) + 0j, atol=1e-13, rtol=1e-11)
     z = torch.polar(torch.tensor([0.5, 0.999, 1.001, 1.5]).double(), torch.tensor([2.9, 1.6, -1.5, 1.5]).double())
