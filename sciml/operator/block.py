@@ -10,7 +10,7 @@ from sciml.mixers.contract import make_mixer
 from sciml.mixers.geometry import Geometry
 from sciml.operator.config import LevelConfig
 from sciml.operator.feed_forward import FEEDS
-from sciml.operator.norm import Norm, normed, prepare
+from sciml.operator.norm import Norm, bound, normed, prepare
 from sciml.tokens import Cache
 
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
         assert mixed is not None
         x = torch.addcmul(x, gate, self._drop(mixed), value=self.share)
         shift, scale, gate = self.modulate_ffn(c, geometry)
-        fed = self.ffn(normed(x, scale, shift, geometry, self.norm))
+        fed = bound(self.ffn(normed(x, scale, shift, geometry, self.norm)), self.norm)
         return torch.addcmul(x, gate, self._drop(fed), value=self.share)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class OperatorConfig(Section):
     """Widths and mixers of every level, finest first; stem_width: channels of the linear patch map.
 
     norm: what tokens are divided by before a block and a head read them: the size of each ``token``, or that of the
-    whole ``sample``, which keeps what is large in one place large beside the rest (`sciml.operator.norm`).
+    whole ``sample``, which keeps what is large in one place large beside the rest; ``bounded``: by nothing, but what
+    a feed-forward layer adds has a largest size (`sciml.operator.norm`).
     dropout: in training, of what mixers and feed-forward layers add. head_dropout: of what heads read. member_dropout:
     of whole members of a set that is read by slots (a unit of a recording), for the slots alone."""
 
@@ -64,7 +65,7 @@ class OperatorConfig(Section):
     stem: str = "patch"
     stem_width: int = Field(default=32, ge=4)
     condition_width: int = Field(default=64, ge=8)
-    norm: Literal["token", "sample"] = "token"
+    norm: Literal["token", "sample", "bounded"] = "token"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
     member_dropout: float = Field(default=0.0, ge=0, lt=1)

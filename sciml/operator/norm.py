@@ -1,4 +1,4 @@
-"""What a block divides by: the size of each token, or that of a sample's whole lattice."""
+"""What a block divides by: the size of each token, that of a sample's whole lattice, or nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from sciml.kernels.fused import EPSILON, scaled_norm
 from sciml.mixers.geometry import Geometry
 from sciml.mixers.rows import both_ways
 
-Norm = Literal["token", "sample"]
+Norm = Literal["token", "sample", "bounded"]
+BOUND = 1.0
+"""Root mean square that what a feed-forward layer adds to a token doesn't exceed where blocks divide by nothing."""
 
 
 def prepare(geometry: Geometry, norm: Norm) -> None:
@@ -28,7 +30,11 @@ def normed(x: Tensor, scale: Tensor, shift: Tensor, geometry: Geometry, norm: No
     ``sample``: over these and over all axes that are read in both directions, weighted by their quadrature; what is
     large in one place and small in another stays so, which a state of a partial differential equation needs, whose
     rates of change grow with what is there (docs/design/0031-norm.md).
+    ``bounded``: by nothing. Blocks stay nearly polynomials of the state, which hold beyond the sizes that they were trained
+    at; what keeps them from running away there is `bound` (docs/design/0035-bounded.md).
     """
+    if norm == "bounded":
+        return torch.addcmul(shift, x, scale)
     axes = _pooled(geometry, norm)
     if not axes:
         return scaled_norm(x, scale, shift)
@@ -37,9 +43,17 @@ def normed(x: Tensor, scale: Tensor, shift: Tensor, geometry: Geometry, norm: No
 
 
 def unit(x: Tensor, geometry: Geometry, norm: Norm) -> Tensor:
-    """x / rms, as in `normed`: what heads read."""
+    """x / rms, as in `normed`: what heads read. With ``bounded`` they read x."""
+    if norm == "bounded":
+        return x
     axes = _pooled(geometry, norm)
     return x * _mean_square(x, geometry, axes).add(EPSILON).rsqrt() if axes else F.rms_norm(x, x.shape[-1:])
+
+
+def bound(y: Tensor, norm: Norm) -> Tensor:
+    """With ``bounded`` y / √(1 + mean y² / BOUND²), the mean over a token's channels: y itself where it is small, never
+    larger than BOUND. Otherwise y, since what it was made of had been divided."""
+    return scaled_norm(y, y.new_full((1,), BOUND), eps=BOUND**2) if norm == "bounded" else y
 
 
 def _pooled(geometry: Geometry, norm: Norm) -> list[int]:

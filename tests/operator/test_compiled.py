@@ -103,6 +103,7 @@ def test_every_mixer_is_one_graph(mixer: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
-def test_a_norm_of_samples_is_in_the_graph_too() -> None:
-    """Which weights are alike is asked before the graph, not in it."""
-    compare(["radial", "local"], "eager", "sample")
+@pytest.mark.parametrize("norm", ["sample", "bounded"])
+def test_norms_are_in_the_graph_too(norm: str) -> None:
+    """Of a sample's, which weights are alike is asked before the graph, not in it."""
+    compare(["radial", "local"], "eager", norm)

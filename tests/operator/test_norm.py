@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciml.kernels.fused import scaled_norm
 from sciml.mixers.geometry import Geometry
-from sciml.operator.norm import normed, unit
+from sciml.operator.norm import BOUND, Norm, bound, normed, unit
 from sciml.tokens import Axis, space, time
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -88,12 +88,24 @@ def test_cells_count_by_their_width_and_padding_does_not() -> None:
     torch.testing.assert_close(plain(loud, (padded,))[:, :6], plain(coarse[:, :6], (grid(6),)))
 
 
-def test_gradients_are_those_of_the_formula() -> None:
+def test_where_nothing_is_divided_what_is_added_is_bounded() -> None:
+    x, scale, shift, geometry = some(2, 8), some(2, 1, seed=1), some(2, 1, seed=2), Geometry((grid(8),))
+    torch.testing.assert_close(normed(x, scale, shift, geometry, "bounded"), x * scale + shift)
+    assert torch.equal(unit(x, geometry, "bounded"), x)
+    torch.testing.assert_close(bound(1e-6 * x, "bounded"), 1e-6 * x, rtol=1e-9, atol=0)
+    torch.testing.assert_close(bound(1e6 * x, "bounded").square().mean(-1), torch.full((2, 8), BOUND**2))
+    louder = torch.cat([x[:, :4], 100 * x[:, 4:]], 1)
+    assert torch.equal(bound(louder, "bounded")[:, :4], bound(x, "bounded")[:, :4]), "tokens are on their own"
+    assert bound(x, "sample") is x
+
+
+@pytest.mark.parametrize("norm", ["sample", "bounded"])
+def test_gradients_are_those_of_the_formula(norm: Norm) -> None:
     geometry = Geometry((grid(4), grid(3)))
     x, scale, shift = (t.requires_grad_() for t in (some(2, 4, 3), some(2, 1, 1, seed=1), some(2, 1, 1, seed=2)))
 
-    def by_sample(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return normed(x, scale, shift, geometry, "sample")
+    def formula(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return bound(normed(x, scale, shift, geometry, norm), norm)
 
-    assert torch.autograd.gradcheck(by_sample, (x, scale, shift))
-    assert torch.autograd.gradgradcheck(by_sample, (x, scale, shift))
+    assert torch.autograd.gradcheck(formula, (x, scale, shift))
+    assert torch.autograd.gradgradcheck(formula, (x, scale, shift))
