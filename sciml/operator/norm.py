@@ -30,8 +30,8 @@ def normed(x: Tensor, scale: Tensor, shift: Tensor, geometry: Geometry, norm: No
     ``sample``: over these and over all axes that are read in both directions, weighted by their quadrature; what is
     large in one place and small in another stays so, which a state of a partial differential equation needs, whose
     rates of change grow with what is there (docs/design/0031-norm.md).
-    ``bounded``: by nothing. Blocks stay nearly polynomials of the state, which hold beyond the sizes that they were trained
-    at; what keeps them from running away there is `bound` (docs/design/0035-bounded.md).
+    ``bounded``: by nothing. Blocks stay nearly polynomials of the state, which hold beyond the sizes that they were
+    trained at; what keeps them from running away there is `bound` (docs/design/0035-bounded.md).
     """
     if norm == "bounded":
         return torch.addcmul(shift, x, scale)
