@@ -5,10 +5,10 @@
 
 A part is a case: a data set, the recipe ``configs/<case>.yaml`` and a budget of CPU seconds of this process on one
 thread (data and augmentation included) that every model has. Each model's learning rate and batch are chosen on the
-validation split, a tenth of the budget a try, as many tries for ours as for a peer; then all are trained in turns, and
-the test split is read once per model. Peers learn what persistence misses (of steady data: what the training mean
-misses) in one scale and from single steps, as they are used; ours what its recipe says. Where that is a chain of steps
-the FNO is trained on it, too (`fno_chained`). Rows of parts that aren't asked for are kept.
+validation split, a tenth of the budget a try and at most 30 s, as many tries for ours as for a peer; then all are
+trained in turns, and the test split is read once per model. Peers learn what persistence misses (of steady data: what
+the training mean misses) in one scale and from single steps, as they are used; ours what its recipe says. Where that is
+a chain of steps the FNO is trained on it, too (`fno_chained`). Rows of parts that aren't asked for are kept.
 
 Trained weights stay in ``runs/bench_fields/<case>_…``, named after budget, data and what of the recipe reaches them, so
 that a run that was stopped goes on, and a change of our operator trains ours alone; delete the folder after a change of
@@ -20,8 +20,8 @@ code.
 - few: 16, 64 and 256 trajectories of an equation that pretraining hasn't seen (`benchmarks/fields_few.py`).
 - apebench: its scenarios, networks and metrics (`benchmarks/fields_apebench.py`; needs ``pip install apebench``).
 - Cases whose data a solver of ours made also have its error and time per frame, on coarser and finer grids and up to
-  its longest stable steps, beside those of the models and of one of ours that was trained on longer leads
-  (`benchmarks/fields_pareto.py`).
+  its longest stable steps, beside those of the models and of one of ours that was trained on longer leads, for 300 s
+  at most (`benchmarks/fields_pareto.py`).
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ say = common.say
 
 LONG, LONG_STARTS = 200, 16
 LONG_LEADS, LEADS = "sciml_long", (4, 12)
+TRY_S, LONG_LEADS_S = 30.0, 300.0
+"""Most seconds of a try of settings, and of training on the leads."""
 NAMES = {kind: f"neuraloperator_{kind}" for kind in ("fno", peers.CHAINED, "tfno", "uno")} | {"unet": "unet"}
 UNITS = {"correlation_time": "t", "finite_steps": "steps"}
 
@@ -158,7 +160,7 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
     """
     kinds = ("sciml", *peers.kinds_for(recipe))
     kept = peers.kept_in(name, recipe, store, seconds)
-    chosen = kept.settings(kinds, lambda some: peers.tuned(recipe, store, some, seconds / 10))
+    chosen = kept.settings(kinds, lambda some: peers.tuned(recipe, store, some, min(seconds / 10, TRY_S)))
     say(f"{name}: chosen on validation: {chosen}")
     runs = {(kind, seed): peers.trainer(kind, chosen[kind], recipe, store, seconds, seed)
             for seed in range(seeds) for kind in kinds}
@@ -167,12 +169,13 @@ def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int)
 
 
 def jumping(name: str, recipe: Recipe, store: Store, ours: Any) -> Predictor:
-    """Ours on the leads `LEADS` instead of the recipe's chain, at the rate and batch of that trainer for as long; a
-    solver has to take all steps in between."""
+    """Ours on the leads `LEADS` instead of the recipe's chain, at the rate and batch of that trainer; a solver has to
+    take all steps in between."""
     fields = {**recipe.domains["fields"], "leads": LEADS}
     recipe = peers.unchained(recipe).model_copy(update={"domains": {**recipe.domains, "fields": fields}})
-    each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, ours.seconds)
-    peers.kept_in(name, recipe, store, ours.seconds).train_missing({(LONG_LEADS, 0): each})
+    seconds = min(ours.seconds, LONG_LEADS_S)
+    each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, seconds)
+    peers.kept_in(name, recipe, store, seconds).train_missing({(LONG_LEADS, 0): each})
     say(f"{name} {LONG_LEADS}: {each.step} steps")
     return each.averaged()
 

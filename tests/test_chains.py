@@ -120,6 +120,43 @@ def test_the_gradient_of_a_pushforward_is_that_of_its_last_step(predictor: Predi
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+def test_a_pushforward_with_a_solver_judges_its_last_step_by_it(predictor: Predictor, links: Any) -> None:
+    chain = made("pushforward", steps=3, solver="navier_stokes")
+    (start,) = links(chain)
+    on = going(predictor)
+    with torch.no_grad():
+        first = on.onward(start, on.forward(start), start)
+        pushed = on.told(on.onward(first, on.forward(first), first), chain.solver)
+    expected = gradients(predictor, on.objective(on.forward(pushed), pushed))
+    for ours, theirs in zip(gradients(predictor, chain.losses((start,), on)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_deeper_chains_are_drawn_as_seldom_as_told(predictor: Predictor) -> None:
+    on = going(predictor, generator=torch.Generator().manual_seed(0))
+    counts = np.bincount([on.drawn(3, 0.5) for _ in range(4000)], minlength=4)[1:]
+    np.testing.assert_allclose(counts / 4000, [4 / 7, 2 / 7, 1 / 7], atol=0.03)
+    assert {on.drawn(3, 0.0) for _ in range(50)} == {1}
+    assert going(predictor).drawn(3, 0.5) == 3
+
+
+def test_the_solver_itself_is_not_to_be_blamed_off_the_trajectory(predictor: Predictor, links: Any) -> None:
+    """Started from a state that is none of the trajectory's, it misses that, and nothing of its own truth."""
+    adapter: Any = predictor.adapter("fields")
+    given = links(made("pushforward", steps=2))
+    moved = tuple(adapter.restated(link, link.values + 0.5) for link in given)
+
+    def solve(batch: TokenBatch) -> Outputs:
+        target = batch.targets["state"]
+        told = on.told(batch, Named(name="navier_stokes")).targets["state"].value
+        return Outputs({"state": (told - target.baseline) / target.scale})
+
+    on = going(predictor, solve)
+    own = made("pushforward", steps=2, solver="navier_stokes").losses(moved[:1], on)
+    trajectory = made("pushforward", steps=2).losses(moved, on)
+    assert float(own.max()) < 1e-8 < 1e-3 < float(trajectory.min())
+
+
 def test_an_operator_that_says_nothing_is_consistent(predictor: Predictor, links: Any) -> None:
     """Persistence: a jump of two lead times is two jumps of one."""
     silent, given = going(predictor, zero_outputs), links(made("semigroup"))
@@ -169,6 +206,8 @@ def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> 
     ({"unrolled": {"steps": 0}}, r"chain.unrolled.*steps: a whole number of at least 1"),
     ({"unrolled": {"depth": 2}}, r"chain.unrolled.*unexpected keyword argument 'depth'"),
     ({"diverted": {"solver": "burger"}}, r"chain.diverted.*found 'burger'; expected one of: .*burgers"),
+    ({"pushforward": {"solver": "burger"}}, r"chain.pushforward.*found 'burger'; expected one of: .*burgers"),
+    ({"pushforward": {"discount": 1.5}}, r"chain.pushforward.*discount: a number from 0 to 1"),
     ({"direct": {"noise": 3}}, r"chain.direct.*noise: a number from 0 to 1"),
     ({"unrolled": {"steps": 40}}, r"expected 40 equal steps"),
 ])

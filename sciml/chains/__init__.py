@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sciml import registry
-from sciml.adapter import DomainAdapter, Restating, Sample
+from sciml.adapter import DomainAdapter, Restating, Sample, Solving
 from sciml.errors import InputError
 from sciml.recipe import Named
+from sciml.solvers import SOLVERS
 from sciml.tokens import Outputs, State, TokenBatch
 
 CHAINS = "sciml.chains"
@@ -78,9 +79,21 @@ class Going:
         noisy = batch.values + missed
         return self.adapter.restated(batch, noisy if batch.observed is None else noisy.where(batch.observed, 0.0))
 
-    def drawn(self, count: int) -> int:
-        """One of 1 … count; count if nothing is drawn."""
-        return count if self.generator is None else int(torch.randint(count, (1,), generator=self.generator)) + 1
+    def told(self, batch: TokenBatch, solver: Named) -> TokenBatch:
+        """The question with what a solver makes of its state as the truth."""
+        if not isinstance(self.adapter, Solving):
+            raise InputError("recipe", key="chain.solver", found=f"domain {self.adapter.name}",
+                             expected="a domain whose states a solver can advance", fix="choose another chain")
+        truth = self.adapter.solved(batch, solver)
+        return replace(batch, targets={head: replace(target, value=truth) for head, target in batch.targets.items()})
+
+    def drawn(self, count: int, discount: float = 1.0) -> int:
+        """One of k = 1 … count, with probabilities as discount^k; count if nothing is drawn."""
+        if self.generator is None:
+            return count
+        if discount == 1:
+            return int(torch.randint(count, (1,), generator=self.generator)) + 1
+        return int(torch.multinomial(discount ** torch.arange(count).float(), 1, generator=self.generator)) + 1
 
 
 def _white(key: int, source: str, like: Tensor) -> Tensor:
@@ -130,6 +143,13 @@ def grown(steps: int, curriculum: float, progress: float) -> int:
     [1, 2, 4, 4, 4]
     """
     return steps if progress >= curriculum else min(steps, 1 + int(steps * progress / curriculum))
+
+
+def solver_of(given: Any, chain: str) -> Named:
+    """A plug-in of `sciml.solvers` with its options, as a recipe names it. Raises `InputError` for one there isn't."""
+    named = Named.model_validate(given)
+    registry.find(SOLVERS, named.name, where=f"recipe, chain.{chain}")
+    return named
 
 
 def check_share(**shares: float) -> None:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sciml import registry
-from sciml.adapter import Solving
-from sciml.chains import Going, check_share, consecutive, grown
-from sciml.errors import InputError
-from sciml.recipe import Named
-from sciml.solvers import SOLVERS
+from sciml.chains import Going, check_share, consecutive, grown, solver_of
 from sciml.tokens import TokenBatch
 
 
@@ -33,27 +28,20 @@ class Diverted:
     def __post_init__(self) -> None:
         consecutive(self.steps)
         check_share(curriculum=self.curriculum)
-        object.__setattr__(self, "solver", Named.model_validate(self.solver))
-        registry.find(SOLVERS, self.solver.name, where="recipe, chain.diverted")
+        object.__setattr__(self, "solver", solver_of(self.solver, "diverted"))
 
     @property
     def links(self) -> tuple[tuple[int, int], ...]:
         return consecutive(1)
 
     def losses(self, links: Sequence[TokenBatch], going: Going) -> Tensor:
-        if not isinstance(going.adapter, Solving):
-            raise InputError("recipe", key="chain.diverted", found=f"domain {going.adapter.name}",
-                             expected="a domain whose states a solver can advance", fix="choose another chain")
         batch, each = links[0], []
         steps = grown(self.steps, self.curriculum, going.progress)
         for step in range(steps):
             outputs = going.forward(batch)
             each.append(going.objective(outputs, batch))
             if step + 1 < steps:
-                batch = going.onward(batch, outputs, batch)
-                truth = going.adapter.solved(batch, self.solver)
-                batch = replace(batch, targets={head: replace(target, value=truth)
-                                                for head, target in batch.targets.items()})
+                batch = going.told(going.onward(batch, outputs, batch), self.solver)
         return torch.stack(each).mean(0)
 
 
