@@ -126,10 +126,32 @@ def test_a_pushforward_with_a_solver_judges_its_last_step_by_it(predictor: Predi
     on = going(predictor)
     with torch.no_grad():
         first = on.onward(start, on.forward(start), start)
-        pushed = on.told(on.onward(first, on.forward(first), first), chain.solver)
+        pushed = on.told(on.onward(first, on.forward(first), first), start, chain.solver)
     expected = gradients(predictor, on.objective(on.forward(pushed), pushed))
     for ours, theirs in zip(gradients(predictor, chain.losses((start,), on)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lost", [1e6, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["pushforward", "diverted"])
+def test_a_state_that_the_model_lost_begins_anew(predictor: Predictor, links: Any, name: str, lost: float) -> None:
+    """A solver would take for ever on it, or refuse it; the other samples go on as if nothing had been."""
+    (start,) = links(made(name, steps=2, solver="navier_stokes"))
+    asked: list[TokenBatch] = []
+
+    def losing(batch: TokenBatch) -> Outputs:
+        asked.append(batch)
+        answer = 0.1 * torch.ones_like(batch.values)
+        answer[0] = answer[0] if len(asked) > 1 else lost
+        return Outputs({"state": answer})
+
+    losses = made(name, steps=2, solver="navier_stokes").losses((start,), going(predictor, losing))
+    assert len(asked) == 2
+    assert torch.equal(asked[1].values[0], start.values[0])
+    assert not torch.equal(asked[1].values[1], start.values[1])
+    assert bool(torch.isfinite(losses[1]))
+    truth = asked[1].targets["state"].value
+    assert float((truth[0] - start.targets["state"].value[0]).norm() / truth[0].norm()) < 1e-3
 
 
 def test_deeper_chains_are_drawn_as_seldom_as_told(predictor: Predictor) -> None:
@@ -148,7 +170,7 @@ def test_the_solver_itself_is_not_to_be_blamed_off_the_trajectory(predictor: Pre
 
     def solve(batch: TokenBatch) -> Outputs:
         target = batch.targets["state"]
-        told = on.told(batch, Named(name="navier_stokes")).targets["state"].value
+        told = on.told(batch, batch, Named(name="navier_stokes")).targets["state"].value
         return Outputs({"state": (told - target.baseline) / target.scale})
 
     on = going(predictor, solve)

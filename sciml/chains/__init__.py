@@ -23,6 +23,7 @@ from sciml.solvers import SOLVERS
 from sciml.tokens import Outputs, State, TokenBatch
 
 CHAINS = "sciml.chains"
+LOST = 100.0
 
 
 class Chain(Protocol):
@@ -79,11 +80,16 @@ class Going:
         noisy = batch.values + missed
         return self.adapter.restated(batch, noisy if batch.observed is None else noisy.where(batch.observed, 0.0))
 
-    def told(self, batch: TokenBatch, solver: Named) -> TokenBatch:
-        """The question with what a solver makes of its state as the truth."""
-        if not isinstance(self.adapter, Solving):
+    def told(self, batch: TokenBatch, start: TokenBatch, solver: Named) -> TokenBatch:
+        """The question with what a solver makes of its state as the truth. Where the model lost that state (beyond
+        `LOST` standard deviations, which a solver might never come to the end of) it is asked from `start` again."""
+        if not (isinstance(self.adapter, Solving) and isinstance(self.adapter, Restating)):
             raise InputError("recipe", key="chain.solver", found=f"domain {self.adapter.name}",
                              expected="a domain whose states a solver can advance", fix="choose another chain")
+        sound = (batch.values.abs() < LOST).flatten(1).all(1)
+        if not bool(sound.all()):
+            sound = sound.view(-1, *(1,) * (batch.values.dim() - 1))
+            batch = self.adapter.restated(batch, batch.values.where(sound, start.values))
         truth = self.adapter.solved(batch, solver)
         return replace(batch, targets={head: replace(target, value=truth) for head, target in batch.targets.items()})
 

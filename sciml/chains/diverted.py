@@ -41,7 +41,7 @@ class Diverted:
             outputs = going.forward(batch)
             each.append(going.objective(outputs, batch))
             if step + 1 < steps:
-                batch = going.told(going.onward(batch, outputs, batch), self.solver)
+                batch = going.told(going.onward(batch, outputs, batch), links[0], self.solver)
         return torch.stack(each).mean(0)
 
 

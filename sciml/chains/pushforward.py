@@ -47,7 +47,7 @@ class Pushforward:
             for step in range(steps - 1):
                 batch = going.onward(batch, going.forward(batch), batch if self.solver else links[step + 1])
             if self.solver and steps > 1:
-                batch = going.told(batch, self.solver)
+                batch = going.told(batch, links[0], self.solver)
         return going.objective(going.forward(batch), batch)
 
 
