@@ -13,6 +13,8 @@ from pretrain.workflow import new_predictor
 from sciml import registry
 from sciml.chains import Going, chain_of
 from sciml.data.build import build
+from sciml.data.builders._blocks import BOUNDARIES
+from sciml.data.builders._channel_flow import grid_of
 from sciml.data.source import SourceSpec
 from sciml.data.store import Store
 from sciml.errors import InputError
@@ -34,6 +36,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "advection": ({}, {}, 1e-4),
     "wave": ({"frame_dt": 0.05, "speed": (1.0, 1.0)}, {}, 1e-4),
     "euler": ({"resolution": 16}, {}, 1e-4),
+    "channel": ({"resolution": 8, "wall_cells": 12, "spin_up": 0.2, "frame_dt": 0.02, "friction_reynolds": 60.0}, {},
+                1e-5),
 }
 DRAWS: tuple[Any, Any] = (np.random.default_rng(0), np.random.default_rng(0))
 
@@ -114,3 +118,38 @@ def test_other_boxes_are_refused() -> None:
     walls = replace(wide, lengths=(1.0, 1.0), periodic=(True, False))
     with pytest.raises(InputError, match="an axis with ends"):
         registry.find(SOLVERS, "navier_stokes")(walls, 0.1)
+
+
+def test_uneven_grids_are_refused_where_they_can_not_be_solved() -> None:
+    uneven = {1: torch.tensor([0.1, 0.2, 0.4, 0.8])}
+    flow = Given({"vorticity": torch.zeros(1, 4, 4)}, {}, {"viscosity": torch.ones(1)}, (1.0, 1.0), uneven=uneven)
+    with pytest.raises(InputError, match=r"\[y\]: found uneven spacings of 4 cells; expected an even grid"):
+        registry.find(SOLVERS, "navier_stokes")(flow, 0.1)
+
+
+def walled(y: torch.Tensor | None, **changes: Any) -> Given:
+    states = {f"velocity_{axis}": torch.zeros(1, 6, 8, 6, dtype=torch.float64) for axis in "xyz"}
+    walls = {f"boundary_y_{end}": torch.tensor([float(BOUNDARIES["wall"])]) for end in ("low", "high")}
+    given = Given(states, {}, {"friction_reynolds": torch.tensor([10.0]), **walls}, (3.0, 2.0, 1.5),
+                  (True, False, True), {} if y is None else {1: y})
+    return replace(given, **changes)
+
+
+def test_a_channel_at_rest_is_driven_by_its_pressure_gradient() -> None:
+    """u = t, but for viscosity at the walls."""
+    y = torch.as_tensor(grid_of((6, 8, 6), (3.0, 1.5), 1.9).centres)
+    later = registry.find(SOLVERS, "channel")(walled(y), 0.01)
+    middle = later["velocity_x"][0, :, 3:5]
+    torch.testing.assert_close(middle, torch.full_like(middle, 0.01), rtol=1e-3, atol=0)
+    assert float(later["velocity_y"].abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    (walled(None), r"\[y\]: found 8 cells, the first one at 0.125"),
+    (walled(torch.linspace(0.01, 1.9, 8).double() ** 1.2), r"\[y\]: found 8 cells.*expected faces at 1 \+ tanh"),
+    (walled(None, periodic=(True, True, True)), r"expected walls along y alone"),
+    (walled(None, parameters={}), r"\[friction_reynolds\]"),
+])
+def test_other_channels_are_refused(given: Given, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        registry.find(SOLVERS, "channel")(given, 0.01)

@@ -8,7 +8,7 @@ the builder whose stores it goes on with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -22,21 +22,22 @@ FIX = "choose the solver of the data set's builder"
 
 @dataclass(frozen=True)
 class Given:
-    """A state of a data set in its own units on an even grid: states and forcings ``(B, *space)``, parameters and codes
-    of boundaries ``(B,)``, by variable; lengths: of the box along its axes, in the unit of their coordinates; periodic:
-    whether each of them is, by default all."""
+    """A state of a data set in its own units on a grid: states and forcings ``(B, *space)``, parameters and codes of
+    boundaries ``(B,)``, by variable; lengths: of the box along its axes, in the unit of their coordinates; periodic:
+    whether each of them is, by default all; uneven: the coordinates of cells along the axes that are, by index."""
 
     states: Mapping[str, Tensor]
     forcings: Mapping[str, Tensor]
     parameters: Mapping[str, Tensor]
     lengths: tuple[float, ...]
     periodic: tuple[bool, ...] = ()
+    uneven: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Solver(Protocol):
     """``solver(given, dt, **options)``: the states dt later, of the same names and shapes; differentiable in them.
 
-    Raises `InputError` for data that it doesn't solve (`need`, `periods`, `unit_square`, `ends`, `one`)."""
+    Raises `InputError` for data that it doesn't solve (`need`, `even`, `periods`, `unit_square`, `ends`, `one`)."""
 
     def __call__(self, given: Given, dt: float, **options: Any) -> dict[str, Tensor]: ...
 
@@ -50,11 +51,20 @@ def need(given: Given, kind: str, *names: str) -> list[Tensor]:
     return [there[name] for name in names]
 
 
+def even(given: Given) -> tuple[float, ...]:
+    """The lengths of all axes. Raises `InputError` if the grid is uneven along one of them."""
+    if given.uneven:
+        axis, place = next(iter(given.uneven.items()))
+        raise InputError("solver", key="xyz"[axis], found=f"uneven spacings of {len(place)} cells",
+                         expected="an even grid", fix=FIX)
+    return given.lengths
+
+
 def periods(given: Given) -> tuple[float, ...]:
-    """Of all axes. Raises `InputError` if one of them has ends."""
+    """Of all axes. Raises `InputError` if one of them has ends or uneven spacings."""
     if not all(given.periodic):
         raise InputError("solver", key="period", found="an axis with ends", expected="periodic axes", fix=FIX)
-    return given.lengths
+    return even(given)
 
 
 def unit_square(given: Given) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciml.data.builders.euler import COURANT, STATES, Boundary, conserved, fastest, limited, pad, pair, primitive_of
 from sciml.errors import InputError
-from sciml.solvers import FIX, Given, ends, need, one
+from sciml.solvers import FIX, Given, ends, even, need, one
 from sciml.solvers._cells import coarser
 
 
@@ -19,7 +19,7 @@ def advance(given: Given, dt: float, *, refine: int = 1, courant: float = COURAN
     Raises `FloatingPointError` if density or pressure is lost."""
     primitive = torch.stack(need(given, "states", *STATES), 1)
     gamma, borders = one(given, "heat_capacity_ratio"), {end for axis in ends(given, "wall", "open") for end in axis}
-    if len(borders) > 1 or len(given.lengths) != 2:
+    if len(borders) > 1 or len(even(given)) != 2:
         raise InputError("solver euler", key="boundary", found=", ".join(sorted(borders)),
                          expected="the same at all ends of two axes", fix=FIX)
     border: Boundary = cast(Any, borders.pop())

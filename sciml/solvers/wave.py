@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciml.data.builders.wave import COURANT, step
 from sciml.errors import InputError
-from sciml.solvers import FIX, Given, ends, need
+from sciml.solvers import FIX, Given, ends, even, need
 from sciml.solvers._cells import coarser, finer
 
 
@@ -17,7 +17,7 @@ def advance(given: Given, dt: float, *, refine: int = 1, courant: float = COURAN
     """On cells `refine` times finer, on which the speed is that of the cell they are part of; by as many steps as
     `courant` asks of the fastest cell of the batch (stable up to 1)."""
     (speed,), states = need(given, "forcings", "speed"), need(given, "states", "pressure", "pressure_rate")
-    sides = [length / cells for length, cells in zip(given.lengths, speed.shape[1:])]
+    sides = [length / cells for length, cells in zip(even(given), speed.shape[1:])]
     if len(sides) != 2 or abs(sides[0] / sides[1] - 1) > 1e-4:
         raise InputError("solver wave", found=f"cells of {sides}", expected="squares", fix=FIX)
     along_x, along_y = cast(Any, ends(given, "wall", "open"))

@@ -255,3 +255,19 @@ def test_a_lost_solution_is_reported() -> None:
     flow = waves(grid)
     with pytest.raises(FloatingPointError, match="finite"):
         cf.advance(grid, cf.Flow(flow.u * np.nan, flow.v, flow.w, flow.p), 0.1, 1e-2)
+
+
+def test_faces_are_found_again_from_the_centres_and_pressure_from_the_flow() -> None:
+    """Of a flow without divergence exactly; of one with noise, what is left of it is no larger."""
+    grid = cf.grid_of((12, 16, 12), BOX, 1.5)
+    flow = cf.advance(grid, waves(grid), 0.05, 1e-2)
+    seen = channel.collocated(grid, flow)
+    found = channel.staggered(grid, seen, 1e-2)
+    for ours, theirs in ((found.u, flow.u), (found.v, flow.v), (found.w, flow.w)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8 * float(theirs.abs().max()))
+    later, other = (channel.collocated(grid, cf.advance(grid, each, 0.01, 1e-2)) for each in (found, flow))
+    assert float((later - other).norm()) < 1e-3 * float((other - seen).norm())
+    noise = 0.01 * torch.randn(seen.shape, generator=torch.Generator().manual_seed(0), dtype=seen.dtype)
+    nearest = channel.staggered(grid, seen + noise, 1e-2)
+    assert float(cf.divergence(grid, nearest.u, nearest.v, nearest.w).abs().max()) < 1e-9 * float(flow.u.abs().max())
+    assert float((channel.collocated(grid, nearest) - seen).norm()) < 1.5 * float(noise.norm())

@@ -106,6 +106,14 @@ class Flow:
     p: Tensor
 
 
+def pressure_of(grid: Grid, flow: Flow, viscosity: float) -> Tensor:
+    """That keeps the flow free of divergence: the potential of what else changes the velocity."""
+    rates, _ = convection(grid, flow)
+    changes = [rate + viscosity * _apply(solver.back, (solver.values - grid.square) * _apply(solver.into, modes))
+               for rate, solver, modes in zip(rates, (grid.along, grid.across, grid.along), (flow.u, flow.v, flow.w))]
+    return project(grid, *changes)[0].p
+
+
 def _apply(matrix: Tensor, modes: Tensor) -> Tensor:
     """A real matrix along y on complex modes."""
     flat = torch.view_as_real(modes.contiguous()).reshape(modes.shape[0], -1)
@@ -162,7 +170,7 @@ def convection(grid: Grid, flow: Flow) -> tuple[tuple[Tensor, Tensor, Tensor], T
              -(kx * uw + _apply(grid.divergence, wv) + kz * ww))
     cut = [float(k.abs().max()) for k in (grid.kx, grid.kz)]
     speed = (u.abs() * cut[0] + torch.maximum(padded[1:].abs(), padded[:-1].abs()) / h + w.abs() * cut[1]).max()
-    return rates, speed
+    return rates, speed.detach()
 
 
 def _implicit(solver: Solver, square: Tensor, old: Tensor, change: Tensor, share: float) -> Tensor:
@@ -191,7 +199,6 @@ def step(grid: Grid, flow: Flow, dt: float, viscosity: float, force: float, firs
     return flow
 
 
-@torch.no_grad()
 def advance(grid: Grid, flow: Flow, time: float, viscosity: float, force: float = 1.0,
             courant: float = COURANT) -> Flow:
     """The flow a time later; steps as long as `courant` allows, the last ending exactly then. force: minus the mean

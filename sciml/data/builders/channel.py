@@ -19,6 +19,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,24 @@ def _keep(flow: solver.Flow, path: Path) -> None:
     os.replace(file.name, path)
 
 
-def collocated(grid: solver.Grid, flow: solver.Flow) -> np.ndarray:
+def collocated(grid: solver.Grid, flow: solver.Flow) -> torch.Tensor:
     """Velocities ``(3, x, y, z)`` at the centres of cells; along y, the mean of the two faces."""
     u, v, w = (solver.values_of(grid, modes) for modes in (flow.u, flow.v, flow.w))
     wall = torch.zeros_like(v[:1])
     padded = torch.cat([wall, v, wall])
-    return torch.stack([u, 0.5 * (padded[1:] + padded[:-1]), w]).transpose(1, 2).numpy()
+    return torch.stack([u, 0.5 * (padded[1:] + padded[:-1]), w]).transpose(1, 2)
+
+
+def staggered(grid: solver.Grid, velocities: torch.Tensor, viscosity: float) -> solver.Flow:
+    """The flow of which these are the `collocated` velocities; of others, the nearest in least squares at the faces and
+    then without divergence. Pressure is that of the moment."""
+    u, v, w = velocities.transpose(1, 2)
+    inner = torch.arange(len(v) - 1)
+    means = v.new_zeros(len(v), len(v) - 1)
+    means[inner, inner] = means[inner + 1, inner] = 0.5
+    faces = torch.linalg.lstsq(means, v.flatten(1)).solution.view(-1, *v.shape[1:])
+    flow, _ = solver.project(grid, *(solver.modes_of(grid, each) for each in (u, faces, w)))
+    return replace(flow, p=solver.pressure_of(grid, flow, viscosity))
 
 
 def solve(options: Options, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
@@ -147,10 +160,10 @@ def solve(options: Options, start: int = 0, stop: int | None = None) -> dict[str
     grid, saved = options.flow_grid, []
     for trajectory, reynolds in zip(range(start, stop), _blocks.cycled(options.friction_reynolds, start, stop)):
         flow = developed(options, trajectory, float(reynolds))
-        frames = [collocated(grid, flow)]
+        frames = [collocated(grid, flow).numpy()]
         for _ in range(options.frames - 1):
             flow = solver.advance(grid, flow, options.frame_dt, 1 / float(reynolds))
-            frames.append(collocated(grid, flow))
+            frames.append(collocated(grid, flow).numpy())
         whole = np.stack(frames).swapaxes(2, 3)
         saved.append(resample(whole, options.resolution).swapaxes(2, 3))
     return {name: np.stack([s[:, channel] for s in saved]) for channel, name in enumerate(STATES)}

@@ -21,7 +21,7 @@ def solved(known: Contract, batch: TokenBatch, leads: Sequence[float], solver: N
     """``(B, *space, C)`` normalised, `leads` ``(B,)`` later in the data set's unit of time; solved in float64.
 
     Raises `InputError` for an unknown solver or options that it doesn't have, for steady or partly unknown data,
-    points, uneven axes, and what the solver itself refuses.
+    points, and what the solver itself refuses.
     """
     made: Solver = registry.find(SOLVERS, solver.name, where=batch.dataset)
     if known.steady or batch.observed is not None or known.scattered:
@@ -55,21 +55,23 @@ def _given(known: Contract, batch: TokenBatch, rows: Tensor) -> Given:
                 for name, s in known.forcings.items()}
     parameters = {name: _physical(conditions.vector[f"{DOMAIN}/{name}"][rows], s)
                   for name, s in known.parameters.items()}
-    lengths = tuple(_length(axis, batch.sources) * known.length for axis in batch.axes)
-    return Given(states, forcings, parameters, lengths, tuple(axis.period is not None for axis in batch.axes))
+    places = [axis.coord[0, :, 0].double() * known.length for axis in batch.axes]
+    uneven = {i: place for i, place in enumerate(places) if not _even(place)}
+    return Given(states, forcings, parameters,
+                 tuple(_length(axis, place, known.length) for axis, place in zip(batch.axes, places)),
+                 tuple(axis.period is not None for axis in batch.axes), uneven)
 
 
-def _length(axis: Axis, sources: Sequence[str]) -> float:
+def _even(place: Tensor) -> bool:
+    gaps = place.diff()
+    return bool(gaps.numel()) and bool(((gaps - gaps.mean()).abs() < 1e-3 * gaps.mean()).all())
+
+
+def _length(axis: Axis, place: Tensor, unit: float) -> float:
     """Of the box: the period, or as many spacings as there are cells."""
     if axis.period is not None:
-        return float(axis.period.flatten()[0])
-    place = axis.coord[..., 0].double()
-    gaps = place.diff(dim=-1)
-    mean = gaps.mean()
-    if not gaps.numel() or not bool(((gaps - mean).abs() < 1e-3 * mean).all()):
-        raise InputError(sources, key=axis.name, found=f"uneven spacings of {place.shape[-1]} cells",
-                         expected="an even grid", fix="train this data set without a solver")
-    return float(mean) * place.shape[-1]
+        return float(axis.period.flatten()[0]) * unit
+    return float(place.diff().mean()) * len(place)
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
