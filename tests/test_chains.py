@@ -214,6 +214,38 @@ def test_a_perturbed_state_is_asked_about_the_same_truth(predictor: Predictor, l
     torch.testing.assert_close(moved.targets["state"].baseline, moved.values)
 
 
+def test_scales_are_drawn_per_sample_and_for_chains_alone(predictor: Predictor, links: Any) -> None:
+    given = links(made("direct"))
+    on = going(predictor, generator=torch.Generator().manual_seed(0))
+    factors = []
+    for _ in range(200):
+        moved = on.scaled(given[0], 1.5)
+        ratio = (moved.values / given[0].values).flatten(1)
+        torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3, atol=0)
+        torch.testing.assert_close(moved.targets["state"].baseline, moved.values)
+        factors += ratio[:, 0].log().tolist()
+    drawn = np.asarray(factors) / np.log(1.5)
+    assert np.abs(drawn).max() < 1 + 1e-3
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0, 3**-0.5], atol=0.08)
+    assert torch.equal(going(predictor).scaled(given[0], 1.5).values, given[0].values), "validation isn't scaled"
+    one, plain = made("pushforward", steps=1, solver="navier_stokes", scales=1.5), made("pushforward", steps=1)
+    assert torch.equal(one.losses(given, on), plain.losses(given, on))
+
+
+def test_a_scaled_state_has_a_truth_of_its_own(predictor: Predictor, links: Any) -> None:
+    """The solver misses nothing of it, wherever it starts."""
+    chain = made("pushforward", steps=2, solver="navier_stokes", scales=1.5, discount=1.0)
+    given = links(chain)
+
+    def solve(batch: TokenBatch) -> Outputs:
+        target = batch.targets["state"]
+        told = on.told(batch, batch, Named(name="navier_stokes")).targets["state"].value
+        return Outputs({"state": (told - target.baseline) / target.scale})
+
+    on = going(predictor, solve, generator=torch.Generator().manual_seed(0))
+    assert max(float(chain.losses(given, on).max()) for _ in range(6)) < 1e-8
+
+
 def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> None:
     grown, direct = made("unrolled", steps=3, curriculum=0.5), made("direct")
     given = links(grown)
@@ -230,6 +262,8 @@ def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> 
     ({"diverted": {"solver": "burger"}}, r"chain.diverted.*found 'burger'; expected one of: .*burgers"),
     ({"pushforward": {"solver": "burger"}}, r"chain.pushforward.*found 'burger'; expected one of: .*burgers"),
     ({"pushforward": {"discount": 1.5}}, r"chain.pushforward.*discount: a number from 0 to 1"),
+    ({"pushforward": {"scales": 0.5, "solver": "navier_stokes"}}, r"chain.pushforward.*scales: a number of at least 1"),
+    ({"pushforward": {"scales": 1.5}}, r"chain.pushforward.*scales other than 1 need a solver"),
     ({"direct": {"noise": 3}}, r"chain.direct.*noise: a number from 0 to 1"),
     ({"unrolled": {"steps": 40}}, r"expected 40 equal steps"),
 ])

@@ -80,6 +80,19 @@ class Going:
         noisy = batch.values + missed
         return self.adapter.restated(batch, noisy if batch.observed is None else noisy.where(batch.observed, 0.0))
 
+    def scaled(self, batch: TokenBatch, most: float) -> TokenBatch:
+        """With each sample's normalised state times a number of its own, log-uniform between 1 / most and most; the
+        truth stays, and is that of another state. Keyed like the noise of `perturbed`."""
+        if most == 1 or self.generator is None:
+            return batch
+        if not isinstance(self.adapter, Restating):
+            raise InputError("recipe", key="chain.scales", found=f"domain {self.adapter.name}",
+                             expected="a domain whose state can be replaced", fix="leave the scales out")
+        key = int(torch.randint(1 << 62, (1,), generator=self.generator))
+        drawn = torch.stack([_white(key, source, batch.values.new_empty(1)) for source in batch.sources])
+        factor = most ** torch.erf(drawn / 2**0.5).view(-1, *(1,) * (batch.values.dim() - 1))
+        return self.adapter.restated(batch, batch.values * factor)
+
     def told(self, batch: TokenBatch, start: TokenBatch, solver: Named) -> TokenBatch:
         """The question with what a solver makes of its state as the truth. Where the model lost that state (beyond
         `LOST` standard deviations, which a solver might never come to the end of) it is asked from `start` again."""
