@@ -8,7 +8,8 @@ thread (data and augmentation included) that every model has. Each model's learn
 validation split, a tenth of the budget a try and at most 30 s, as many tries for ours as for a peer; then all are
 trained in turns, and the test split is read once per model. Peers learn what persistence misses (of steady data: what
 the training mean misses) in one scale and from single steps, as they are used; ours what its recipe says. Where that is
-a chain of steps the FNO is trained on it, too (`fno_chained`). Rows of parts that aren't asked for are kept.
+a chain of steps the FNO is trained on it, too (`fno_chained`); a solver that the chain asks for the truth
+(Navier–Stokes) is on the model's clock. Rows of parts that aren't asked for are kept.
 
 Trained weights stay in ``runs/bench_fields/<case>_…``, named after budget, data and what of the recipe reaches them, so
 that a run that was stopped goes on, and a change of our operator trains ours alone; delete the folder after a change of
@@ -26,6 +27,7 @@ code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -155,10 +157,11 @@ def beside(bench: Bench, metric: str, found: dict[str, list[float]]) -> None:
         bench.add(Row(metric=f"{metric}_std", unit=unit, ours=float(np.std(found["sciml"], ddof=1))))
 
 
-def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int) -> dict[tuple[str, int], Any]:
-    """(kind, seed) → a trainer at the end of its budget: tuned on validation, those that are missing trained in turns.
-    """
-    kinds = ("sciml", *peers.kinds_for(recipe))
+def trained(name: str, recipe: Recipe, store: Store, seconds: float, seeds: int,
+            kinds: Sequence[str] = ()) -> dict[tuple[str, int], Any]:
+    """(kind, seed) → a trainer at the end of its budget, of all kinds or of these: tuned on validation, those that are
+    missing trained in turns."""
+    kinds = kinds or ("sciml", *peers.kinds_for(recipe))
     kept = peers.kept_in(name, recipe, store, seconds)
     chosen = kept.settings(kinds, lambda some: peers.tuned(recipe, store, some, min(seconds / 10, TRY_S)))
     say(f"{name}: chosen on validation: {chosen}")

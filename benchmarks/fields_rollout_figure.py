@@ -3,7 +3,7 @@
     python -P benchmarks/fields_rollout_figure.py docs/pictures/fields_rollouts.png kelvin_helmholtz:120 gray_scott:30
 
 A case with the seconds that its models were trained for, whose weights `runs/bench_fields` keeps: the first test
-trajectory, true, ours, FNO's and U-Net's after 12 steps, on one scale; below each how far off it is.
+trajectory, true, ours, FNO's and TFNO's after 12 steps, on one scale; below each how far off it is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sciml.rollout import rollout
 
 fields = load_script(Path(__file__).with_name("fields.py"))
 SHOWN = {"kelvin_helmholtz": "density", "riemann": "density", "gray_scott": "concentration_v"}
-MODELS = {"sciml": "sciml", "fno": "FNO", "unet": "U-Net"}
+MODELS = {"sciml": "sciml", "fno": "FNO", "tfno": "TFNO"}
 
 
 def panels(name: str, seconds: float, steps: int = 12) -> dict[str, np.ndarray]:
     """Last states of a rollout of the case's first variable (or the one named above) by model, after the truth's."""
     case = fields.CASES[name]
     store = fields.store_of(case)
-    runs = fields.trained(name, load_recipe(config(name)), store, seconds, 1)
+    runs = fields.trained(name, load_recipe(config(name)), store, seconds, 1, tuple(MODELS))
     found: dict[str, np.ndarray] = {}
     for kind, label in MODELS.items():
         predictor = runs[kind, 0].averaged()

@@ -262,7 +262,7 @@ def test_a_curriculum_begins_with_one_step(predictor: Predictor, links: Any) -> 
     ({"diverted": {"solver": "burger"}}, r"chain.diverted.*found 'burger'; expected one of: .*burgers"),
     ({"pushforward": {"solver": "burger"}}, r"chain.pushforward.*found 'burger'; expected one of: .*burgers"),
     ({"pushforward": {"discount": 1.5}}, r"chain.pushforward.*discount: a number from 0 to 1"),
-    ({"pushforward": {"scales": 0.5, "solver": "navier_stokes"}}, r"chain.pushforward.*scales: a number of at least 1"),
+    ({"pushforward": {"scales": 0.5, "solver": "navier_stokes"}}, r"chain.pushforward.*scales: a number from 1 to 10"),
     ({"pushforward": {"scales": 1.5}}, r"chain.pushforward.*scales other than 1 need a solver"),
     ({"direct": {"noise": 3}}, r"chain.direct.*noise: a number from 0 to 1"),
     ({"unrolled": {"steps": 40}}, r"expected 40 equal steps"),

@@ -35,8 +35,8 @@ class Pushforward:
     def __post_init__(self) -> None:
         consecutive(self.steps)
         check_share(discount=self.discount, curriculum=self.curriculum)
-        if isinstance(self.scales, bool) or not isinstance(self.scales, int | float) or self.scales < 1:
-            raise ValueError("scales: a number of at least 1")
+        if isinstance(self.scales, bool) or not isinstance(self.scales, int | float) or not 1 <= self.scales <= 10:
+            raise ValueError("scales: a number from 1 to 10")
         if self.scales != 1 and self.solver is None:
             raise ValueError("scales other than 1 need a solver: no trajectory goes on from a scaled state")
         if self.solver is not None:
