@@ -15,10 +15,11 @@ from sciml.solvers import FIX, Given, ends, need
 
 def solve(given: Given, dt: float, *, courant: float = COURANT) -> dict[str, Tensor]:
     """On the builder's own staggered grid, one trajectory after the other, by steps as long as `courant` allows (stable
-    up to 1.7). What of a state has a divergence is left out.
+    up to 1.7); on the processor, wherever the states are. What of a state has a divergence is left out.
 
     Raises `InputError` for other grids in y than the builder's; `FloatingPointError` for a flow that isn't finite."""
     velocities = torch.stack(need(given, "states", *STATES), 1)
+    device, velocities = velocities.device, velocities.cpu()
     (reynolds,) = need(given, "parameters", "friction_reynolds")
     if given.periodic != (True, False, True) or ends(given, "wall")[1] != ("wall", "wall"):
         raise InputError("solver channel", key="period", found=given.periodic, expected="walls along y alone", fix=FIX)
@@ -26,7 +27,7 @@ def solve(given: Given, dt: float, *, courant: float = COURANT) -> dict[str, Ten
     for states, viscosity in zip(velocities, (1 / reynolds).tolist()):
         flow = staggered(grid, states, viscosity)
         later.append(collocated(grid, advance(grid, flow, dt, viscosity, courant=courant)))
-    return dict(zip(STATES, torch.stack(later, 1)))
+    return dict(zip(STATES, torch.stack(later, 1).to(device)))
 
 
 def channel_of(given: Given, shape: tuple[int, ...]) -> Grid:
