@@ -76,7 +76,8 @@ def main(out: Path, seconds: float) -> None:
     strength.axhline(largest, color="0.4", linestyle=":", linewidth=1)
     strength.annotate("largest in training", (2, largest), va="bottom", fontsize=8, color="0.4")
     errors.set_yscale("log")
-    for ax, title in ((errors, "relative error, mean of 16 trajectories"), (strength, "root mean square of vorticity, median")):
+    titles = ("relative error, mean of 16 trajectories", "root mean square of vorticity, median of 16")
+    for ax, title in zip((errors, strength), titles):
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xlabel("step", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
