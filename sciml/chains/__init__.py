@@ -127,6 +127,8 @@ def chain_of(named: Named, *, where: object = "recipe") -> Chain:
     kind = registry.find(CHAINS, named.name, where=where)
     try:
         made: Chain = kind(**named.options)
+    except InputError:
+        raise  # of a solver, which names what there is
     except (TypeError, ValueError) as error:
         raise InputError(where, key=f"chain.{named.name}", found=dict(named.options), expected=str(error),
                          fix="see docs/fields.md, Chains") from None
