@@ -164,7 +164,7 @@ def trainer(kind: str, setting: tuple[float, int], recipe: Recipe, store: Store,
         recipe = unchained(recipe)
     changes: dict[str, Any] = {"learning_rate": rate, "matrix_learning_rate": 10 * rate}
     if kind != "sciml":
-        changes = {"learning_rate": rate, "optimizer": "adamw", "ema": 0.0, "precision": "float32"}
+        changes |= THEIRS
     return common.Trainer(kind, make_predictor(kind, recipe, store), store, recipe,
                           recipe.train.model_copy(update=changes), batch, seconds)
 
@@ -240,6 +240,12 @@ def restore(trainer: Any, path: Path) -> bool:
     return True
 
 
+THEIRS = {"optimizer": "adamw", "ema": 0.0, "precision": "float32"}
+"""Of the section ``train``, whatever our recipe says there."""
+OURS = ("patch", "fixed_patch", "detail", "spectral", "damped")
+"""Of the section ``domains.fields``: what says how our operator sees a grid, and what it is told beside it."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """Settings and weights that a case has come to, in a folder. A file is named after what of the recipe reaches its
@@ -250,9 +256,14 @@ class Kept:
 
     def name(self, kind: str) -> str:
         recipe = unchained(self.recipe) if kind in KINDS else self.recipe
-        ours = {"operator"} if kind in (*KINDS, CHAINED) else set[str]()
-        told = json.dumps(recipe.model_dump(mode="json", exclude={"name", "seed"} | ours))
-        return f"{kind}_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        told = recipe.model_dump(mode="json", exclude={"name", "seed"})
+        if kind in (*KINDS, CHAINED):
+            del told["operator"]
+            for key in OURS:
+                told["domains"]["fields"].pop(key, None)
+            for key in ("learning_rate", "matrix_learning_rate", *THEIRS):
+                del told["train"][key]
+        return f"{kind}_{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]}"
 
     def settings(self, kinds: Sequence[str],
                  choose: Callable[[Sequence[str]], Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:

@@ -106,7 +106,8 @@ class Target:
 
     The prediction is ``baseline + scale * output``; value, baseline, scale and mask (True where it counts) broadcast
     to the shape of the head's output. spectrum: ``(B, *lattice with n // 2 + 1 last, C)`` gain that the output gets per
-    wavenumber of a periodic lattice first, where what is missed has another size at every scale.
+    wavenumber first, where what is missed has another size at every scale; along an axis with ends, the wavenumbers are
+    those of the mirrored lattice.
     """
 
     value: Tensor
@@ -124,12 +125,21 @@ class Target:
 def filter_wavenumbers(x: Tensor, gain: Tensor) -> Tensor:
     """``(B, *lattice, C)`` with every wavenumber multiplied by its gain ``(B or 1, *half lattice, C)``.
 
+    An axis that the gain has twice the size of has ends: it is continued by its mirror image, so that its waves are
+    cosines, and neither end knows of the other.
+
     >>> x = torch.randn(1, 6, 5, 2)
     >>> bool(torch.allclose(filter_wavenumbers(x, torch.ones(1, 6, 3, 2)), x, atol=1e-6))
     True
     """
     dims = tuple(range(1, x.ndim - 1))
-    return torch.fft.irfftn(torch.fft.rfftn(x, dim=dims) * gain, s=x.shape[1:-1], dim=dims)
+    whole = x
+    for dim in dims:
+        n = x.shape[dim]
+        if gain.shape[dim] == (n + 1 if dim == dims[-1] else 2 * n):
+            whole = torch.cat([whole, whole.flip(dim)], dim)
+    filtered = torch.fft.irfftn(torch.fft.rfftn(whole, dim=dims) * gain, s=whole.shape[1:-1], dim=dims)
+    return filtered[(slice(None), *(slice(n) for n in x.shape[1:-1]))]
 
 
 @dataclass(frozen=True)

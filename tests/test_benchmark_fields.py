@@ -93,7 +93,13 @@ def test_weights_are_kept_by_what_of_a_recipe_reaches_them(tmp_path: Path) -> No
 
     assert changed(recipe.model_copy(update={"name": "other", "seed": 1})) == set()
     assert changed(recipe.model_copy(update={"operator": {**recipe.operator, "norm": "sample"}})) == {"sciml"}
-    assert changed(recipe.model_copy(update={"train": recipe.train.model_copy(update={"warmup": 0.5})})) == set(kinds)
+    told = {**recipe.domains, "fields": {**recipe.domains["fields"], "spectral": 0.3, "detail": True}}
+    assert changed(recipe.model_copy(update={"domains": told})) == {"sciml"}
+    told = {**recipe.domains, "fields": {**recipe.domains["fields"], "augment": ["flip"]}}
+    assert changed(recipe.model_copy(update={"domains": told})) == set(kinds)
+    for name, value in (("warmup", 0.5), ("ema", 0.5)):  # ours alone is averaged
+        other = recipe.model_copy(update={"train": recipe.train.model_copy(update={name: value})})
+        assert changed(other) == (set(kinds) if name == "warmup" else {"sciml"})
     entry = recipe.data[0].model_copy(update={"chain": Named(name="pushforward", options={"steps": 2})})
     assert changed(recipe.model_copy(update={"data": (entry,)})) == {"sciml", peers.CHAINED}
 

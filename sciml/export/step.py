@@ -203,7 +203,7 @@ class FieldsStep(nn.Module):
         batch = self._batch(given)
         x, y = batch.values, self.operator(batch, sizes=[axis.cells for axis in self.form.axes])[HEAD]
         if self.form.wavenumbers:
-            values = self._by_wavenumber(x, y, [axis.period for axis in batch.axes if axis.period is not None])
+            values = self._by_wavenumber(x, y, batch.axes)
         else:
             values = x + self.scale * y
         if batch.observed is not None:
@@ -220,18 +220,20 @@ class FieldsStep(nn.Module):
                                   {name: given[f"lattice:{name}"] for name in form.lattice}),
             num_segments=values.shape[0])
 
-    def _by_wavenumber(self, x: Tensor, y: Tensor, periods: Sequence[Tensor]) -> Tensor:
+    def _by_wavenumber(self, x: Tensor, y: Tensor, axes: Sequence[Axis]) -> Tensor:
         """damping(|κ|) x̂ + gain(|κ|) ŷ, both ``(B, *lattice, C)``, as `sciml.tokens.filter_wavenumbers` has it."""
         both = torch.cat([x, y], -1)
         synthesis, squares = [], []
-        for i, period in enumerate(periods):
-            waves, m = axis_waves(Axis("", "space", x.new_zeros(1, x.shape[1 + i], 1), period=x.new_ones(1)))
+        for i, axis in enumerate(axes):
+            like = x.new_zeros(1, axis.size, 1)
+            waves, m = axis_waves(Axis("", "space", like, period=None if axis.period is None else x.new_ones(1)))
             both = transform(waves.analysis, both, 1 + i)
             synthesis.append(waves.synthesis)
-            shape = [1] * len(periods)
-            shape[i] = x.shape[1 + i]
-            squares.append((m / period.double()).square().view(shape))
-        shells = sum(squares[1:], squares[0]).sqrt().round().clamp(max=self.factors.shape[0] - 1).long()  # (*lattice)
+            shape = [1] * len(axes)
+            shape[i] = axis.size
+            squares.append((m / _repeats(axis)).square().view(shape))
+        shells = (sum(squares[1:], squares[0]).sqrt() + spectral.TIE).round()
+        shells = shells.clamp(max=self.factors.shape[0] - 1).long()  # (*lattice)
         # A compiled graph looks factors up anew for every sample, unless a product stands in between: by the identity.
         factors = self.factors[shells].flatten(0, -2) @ torch.eye(both.shape[-1], dtype=x.dtype, device=x.device)
         state, output = (both * factors.view(both.shape[1:])).chunk(2, -1)
@@ -265,6 +267,14 @@ def normalisation(adapter: Fields, form: StepForm) -> dict[str, Any]:
     kinds = {kind: {f"fields/{name}": scaling.model_dump(mode="json") for name, scaling in getattr(known, kind).items()}
              for kind in ("states", "forcings", "parameters")}
     return {**kinds, "reference_length": known.length, "reference_time": known.time, "time_unit": known.time_unit}
+
+
+def _repeats(axis: Axis) -> Tensor:
+    """`sciml.domains.fields.spectral.repeats` of an axis, ``(1,)``."""
+    if axis.period is not None:
+        return axis.period.double()
+    place = axis.coord[0, :, 0].double()
+    return 2 * axis.size * (place[-1:] - place[:1]) / (axis.size - 1)
 
 
 def _axis(form: AxisForm, given: Mapping[str, Tensor], size: int, like: Tensor) -> Axis:

@@ -33,7 +33,7 @@ RADIAL = [{"width": 16, "depth": 1, "mixers": ["radial"], "head_width": 8}]
 AXIAL = [{"width": 16, "depth": 1, "mixers": ["axial", "local"], "head_width": 8}, *RADIAL]
 FORMS: list[dict[str, Any]] = [
     {}, {"spectral": 0.0, "hole": True}, {"spectral": 0.0, "periodic": False}, {"forcing": True}, {"axes": ("x",)},
-    {"norm": "sample"}, {"norm": "sample", "spectral": 0.0, "periodic": False}]
+    {"norm": "sample"}, {"norm": "sample", "spectral": 0.0, "periodic": False}, {"periodic": False}]
 
 
 def predictor(levels: list[dict[str, Any]], *, axes: tuple[str, ...] = ("x", "y"), periodic: bool = True,
@@ -61,11 +61,11 @@ def predictor(levels: list[dict[str, Any]], *, axes: tuple[str, ...] = ("x", "y"
 
 
 def sample(*sizes: int, axes: tuple[str, ...] = ("x", "y"), periodic: bool = True, hole: bool = False,
-           forcing: bool = False, seed: int = 1, **_: Any) -> xr.Dataset:
+           forcing: bool = False, seed: int = 1, spectral: float = 0.6, **_: Any) -> xr.Dataset:
     rng, sizes = np.random.default_rng(seed), sizes[:len(axes)]
     attrs: dict[str, Any] = {"units": "m", **({"period": 2.0} if periodic else {})}
     coords: dict[str, Any] = {
-        name: (name, 2.0 * np.arange(n) / n if periodic else np.sort(rng.uniform(0, 2, n)), attrs)
+        name: (name, 2.0 * np.arange(n) / n if periodic or spectral else np.sort(rng.uniform(0, 2, n)), attrs)
         for name, n in zip(axes, sizes)}
     states = {name: rng.standard_normal(sizes) for name in "uv"}
     if hole:

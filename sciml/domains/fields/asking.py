@@ -14,7 +14,11 @@ from sciml.domains.fields import damping, spectral
 from sciml.domains.fields.baseline import Mean, Persistence
 from sciml.domains.fields.config import Contract
 from sciml.domains.fields.damping import Damping
-from sciml.tokens import Target, TokenBatch
+from sciml.errors import InputError
+from sciml.tokens import Axis, Target, TokenBatch
+
+EVEN, ROUNDING = 1e-3, 1e-6
+"""By how much spacings may differ: a part of themselves, and what single precision does to places."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,25 @@ def _mean(batch: TokenBatch, known: Contract, fitted: Fitted) -> Tensor:
 
 def _by_wavenumber(batch: TokenBatch, known: Contract, leads: Sequence[float], spectra: spectral.Curves, power: float,
                    mask: Tensor) -> Target:
-    periods = [float(axis.period.flatten()[0]) for axis in batch.axes if axis.period is not None]
+    sizes = [axis.size * (2 if axis.period is None else 1) for axis in batch.axes]
+    boxes = [_repeats(axis, batch.sources, known.length) for axis in batch.axes]
     each = {}
     for lead in set(leads):
-        parts = [spectral.gains(spectral.between(curves, lead / known.dt), batch.lattice, periods, power)
+        parts = [spectral.gains(spectral.between(curves, lead / known.dt), sizes, boxes, power)
                  for curves in spectra.values()]
         each[lead] = np.stack([np.stack(part, -1) for part in zip(*parts)])  # (2, *half space, C)
     both = batch.values.new_tensor(np.stack([each[lead] for lead in leads], 1))
     return Target(value=batch.values, baseline=tokens.filter_wavenumbers(batch.values, both[0]), mask=mask,
                   scale=batch.values.new_ones(mask.shape), spectrum=both[1])
+
+
+def _repeats(axis: Axis, where: object, unit: float) -> float:
+    """`spectral.repeats` of an axis. Raises `InputError` if it is uneven; unit: the reference length."""
+    place = axis.coord[0, :, 0].detach().double().cpu().numpy()
+    gaps = np.diff(place)
+    if not np.allclose(gaps, gaps[:1], rtol=EVEN, atol=ROUNDING * np.abs(place).max()):
+        least, most = gaps.min() * unit, gaps.max() * unit
+        raise InputError(where, key=axis.name, found=f"spacings from {least:.4g} to {most:.4g}",
+                         expected="even ones, as on the grid whose wavenumbers were fitted (domains.fields.spectral)",
+                         fix="interpolate it to an even grid")
+    return spectral.repeats(place, None if axis.period is None else float(axis.period.flatten()[0]))

@@ -68,10 +68,10 @@ class FieldsConfig(Section):
     stored cells along every axis, of which training draws one per batch and filters its states to that grid;
     evaluations are on the stored one. damped: the baseline is the training mean and, of the deviation from it, the
     share that is left on average after the lead (but where `spectral` applies); from plain persistence long rollouts of
-    a statistically steady flow may drift away. any_dt: accept leads and steps that were not trained. spectral: on grids
-    that are periodic throughout and not masked, the baseline is persistence damped per wavenumber, and what it misses
-    is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one scale; 1: the
-    operator's output is white).
+    a statistically steady flow may drift away. any_dt: accept leads and steps that were not trained. spectral: on even
+    grids without masks, the baseline is persistence damped per wavenumber (of cosines along an axis with ends), and
+    what it misses is scaled per wavenumber, by the training split's own size to this power (0: plain persistence, one
+    scale; 1: the operator's output is white).
     """
 
     patch: int = Field(default=4, ge=1)

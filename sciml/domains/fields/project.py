@@ -34,7 +34,7 @@ def checked(store: Store, known: Contract, project: Project) -> None:
         parts = known.vectors.get(vector)
         if parts is None:
             continue
-        if set(parts) != set(known.names) or not spectral.applies(store, known) or len(
+        if set(parts) != set(known.names) or not (spectral.applies(store, known) and known.periodic) or len(
                 {axis.unit for axis in known.axes}) > 1:
             raise InputError(store.url, key=vector, found=f"components along {sorted(parts)}, axes "
                              f"{[(axis.name, axis.unit, axis.period) for axis in known.axes]}",

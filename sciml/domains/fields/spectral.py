@@ -2,7 +2,8 @@
 
 x̂(κ, t + lead) ≈ ρ(κ) x̂(κ, t) with ρ = ⟨x̂* ŷ⟩ / ⟨x̂* x̂⟩ over the training split, clipped to [0, 1], and σ(κ) the size of
 what that misses. Energies of a smooth flow fall by many orders of magnitude with κ: an output of one size at every κ
-would bury the small scales of a long rollout in its errors.
+would bury the small scales of a long rollout in its errors. Along an axis with ends the waves are cosines: those of the
+field and its mirror image, which together are periodic in twice its length.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from sciml.data.store import Store
 from sciml.domains.fields.config import Contract, Leads, fitting
 
 NEGLIGIBLE = 1e-14
+TIE = 1e-4
+"""Added before rounding: half waves, which boxes with ends have, go up on every grid, whatever its own rounding is."""
 PREFIX = "spectra:"
 
 
@@ -28,7 +31,7 @@ def wavenumbers(sizes: Sequence[int], periods: Sequence[float]) -> np.ndarray:
     """Nearest whole |κ| of every coefficient of an rfftn, ``(n₁, …, n_d // 2 + 1)``; periods in reference lengths."""
     axes = [np.fft.fftfreq(n, 1 / n) / p for n, p in zip(sizes[:-1], periods[:-1])]
     axes.append(np.arange(sizes[-1] // 2 + 1) / periods[-1])
-    return np.rint(np.sqrt(sum(k**2 for k in np.meshgrid(*axes, indexing="ij")))).astype(int)
+    return np.rint(np.sqrt(sum(k**2 for k in np.meshgrid(*axes, indexing="ij"))) + TIE).astype(int)
 
 
 def knots(leads: Leads, longest: int) -> tuple[int, ...]:
@@ -57,19 +60,22 @@ def between(curves: Mapping[int, np.ndarray], steps: float) -> np.ndarray:
 def fit_curves(store: Store, contract: Contract, allowed: Leads) -> Curves:
     """Over all training pairs at the `knots`, one trajectory in memory at a time, in float64."""
     leads = knots(allowed, max(block.stop - block.start for block in store.meta.splits.train) - 1)
-    periods = [axis.period / contract.length for axis in contract.axes if axis.period is not None]
-    sizes = [len(store.coord(name)) for name in contract.names]
-    shell, result = wavenumbers(sizes, periods), {}
+    ends = [axis.period is None for axis in contract.axes]
+    boxes = [repeats(store.coord(axis.name), axis.period) / contract.length for axis in contract.axes]
+    sizes = [len(store.coord(axis.name)) * (2 if end else 1) for axis, end in zip(contract.axes, ends)]
+    shell, result = wavenumbers(sizes, boxes), {}
     twice = np.full(shell.shape, 2.0)  # a coefficient of an rfftn stands for itself and its conjugate
     twice[..., 0] = 1.0
     if sizes[-1] % 2 == 0:
         twice[..., -1] = 1.0
-    modes = np.maximum(np.bincount(shell.ravel(), twice.ravel()), 1)
+    modes = np.maximum(np.bincount(shell.ravel(), (twice * _waves(shell.shape, sizes, ends)).ravel()), 1)
     over = tuple(range(1, len(sizes) + 1))
     for name, scaling in contract.states.items():
         sums, pairs = {lead: np.zeros((3, len(modes))) for lead in leads}, dict.fromkeys(leads, 0)
         for block in store.meta.splits.train:
             values = (store.read(name, block.group, block.start, block.stop) - scaling.center) / scaling.scale
+            for axis in (1 + i for i, end in enumerate(ends) if end):
+                values = np.concatenate([values, np.flip(values, axis)], axis)
             spectra = np.fft.rfftn(values.astype(np.float64), axes=over, norm="forward")
             for lead in leads:
                 x, y = spectra[:-lead], spectra[lead:]
@@ -78,6 +84,27 @@ def fit_curves(store: Store, contract: Contract, allowed: Leads) -> Curves:
                     np.add.at(sums[lead][row], shell, power.sum(0) * twice)
         result[name] = {lead: _curve(sums[lead] / max(pairs[lead], 1), modes) for lead in leads if pairs[lead]}
     return result
+
+
+def repeats(coord: np.ndarray, period: float | None) -> float:
+    """Length after which an axis repeats: its period or, with ends, twice as many spacings as there are cells.
+
+    >>> repeats(np.array([0.25, 0.75]), None)
+    2.0
+    """
+    return period if period is not None else 2 * len(coord) * float(coord[-1] - coord[0]) / max(len(coord) - 1, 1)
+
+
+def _waves(shape: Sequence[int], sizes: Sequence[int], ends: Sequence[bool]) -> np.ndarray:
+    """How many waves a coefficient stands for, one on periodic axes: a cosine along an axis with ends is two of its
+    mirrored lattice, but the constant is one, and that lattice's Nyquist wave none."""
+    count = np.ones(shape)
+    for i, (n, end) in enumerate(zip(sizes, ends)):
+        if end:
+            k = np.arange(shape[i])
+            own = np.where(k == 0, 1.0, np.where(2 * k == n, 0.0, 0.5))
+            count *= own.reshape([-1 if j == i else 1 for j in range(len(sizes))])
+    return count
 
 
 def _curve(power: np.ndarray, modes: np.ndarray) -> np.ndarray:
@@ -90,11 +117,11 @@ def _curve(power: np.ndarray, modes: np.ndarray) -> np.ndarray:
 
 
 def applies(store: Store, contract: Contract) -> bool:
-    """Whether the grid is periodic throughout, evenly spaced and free of masks and missing cells."""
+    """Whether the grid is evenly spaced and free of masks and missing cells."""
     meta = store.meta
     even = all(np.allclose(np.diff(c), np.diff(c)[:1], rtol=1e-6) for c in (store.coord(a.name) for a in contract.axes))
     complete = not contract.masks and all(meta.moments[name].missing == 0 for name in contract.states)
-    return even and complete and all(axis.period is not None for axis in contract.axes)
+    return even and complete and all(len(store.coord(a.name)) > 1 or a.period is not None for a in contract.axes)
 
 
 @lru_cache(maxsize=64)
@@ -103,7 +130,8 @@ def _shells(sizes: tuple[int, ...], periods: tuple[float, ...]) -> np.ndarray:
 
 
 def gains(curve: np.ndarray, sizes: Sequence[int], periods: Sequence[float], power: float) -> tuple[np.ndarray, ...]:
-    """(damping, gain of the output) per coefficient of any grid, from the curve fitted on one.
+    """(damping, gain of the output) per coefficient of any grid, from the curve fitted on one; along an axis with ends
+    `sizes` and `periods` are those of the mirrored one.
 
     gain(κ) = σ(κ)^power, times a constant that gives a white output of unit size on the fitted grid the size of what
     was missed there. Beyond the fitted wavenumbers both keep their last value.

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.fft import dct, dctn, idct, idctn
 
 from sciml.domains.fields.adapter import Fields
-from sciml.domains.fields.spectral import wavenumbers
-from sciml.tokens import Outputs
+from sciml.domains.fields.spectral import gains, wavenumbers
+from sciml.errors import InputError
+from sciml.tokens import Outputs, filter_wavenumbers
 
 RNG = np.random.default_rng(0)
 
@@ -20,9 +22,9 @@ def pair(adapter: Fields, store: Any) -> xr.Dataset:
     return adapter.open(store, "train").draw(0, RNG, RNG)
 
 
-@pytest.fixture
-def store(wave_store: Any) -> Any:
-    return wave_store((16, 12))
+@pytest.fixture(params=[True, False], ids=["ring", "ends"])
+def store(wave_store: Any, request: pytest.FixtureRequest) -> Any:
+    return wave_store((16, 12), periodic=request.param)
 
 
 def test_wavenumbers_count_cycles_per_reference_length() -> None:
@@ -56,7 +58,8 @@ def test_a_white_output_of_unit_size_gets_the_size_of_what_is_missed(store: Any)
     assert np.mean(drawn) == pytest.approx(np.mean(missed), rel=0.1)
 
 
-def test_the_same_function_on_another_grid_has_the_same_baseline(store: Any) -> None:
+def test_the_same_function_on_another_grid_has_the_same_baseline(wave_store: Any) -> None:
+    store = wave_store((16, 12))
     adapter = Fields.create({"spectral": 0.5}).fit(store)
     sample = pair(adapter, store).isel(time=[0])
     coarse = adapter.encode(sample).targets["state"]
@@ -107,3 +110,46 @@ def test_a_step_is_differentiable_through_the_filter(store: Any) -> None:
     assert output.grad is not None
     assert bool(torch.isfinite(output.grad).all())
     assert float(output.grad.abs().max()) > 0
+
+
+def test_along_an_axis_with_ends_waves_are_cosines() -> None:
+    """Beside scipy's cosine transforms, in float64, with its gradient; the other axis stays a ring."""
+    x = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    rng = np.random.default_rng(1)
+    both = rng.uniform(size=(6, 5))  # of cosine (k, l)
+    gain = np.concatenate([both, 0 * both[:1], both[:0:-1]])  # k and 12 − k are one wave, 6 is none
+    gain = np.concatenate([gain, 0 * gain[:, :1]], 1)  # half of the mirrored 10: 0 … 5
+    own = filter_wavenumbers(x, torch.from_numpy(gain)[None, ..., None])
+    plain = x.detach().numpy()
+    assert np.allclose(own.detach().numpy(), idctn(dctn(plain, axes=(1, 2)) * both[..., None], axes=(1, 2)))
+    half = rng.uniform(size=(6, 3))  # of cosine k along the first axis, wave l around the second
+    rows = np.concatenate([half, 0 * half[:1], half[:0:-1]])
+    mixed = filter_wavenumbers(x, torch.from_numpy(rows)[None, ..., None])
+    around = np.fft.rfft(dct(plain, axis=1), axis=2) * half[..., None]
+    assert np.allclose(mixed.detach().numpy(), idct(np.fft.irfft(around, n=5, axis=2), axis=1))
+    again = filter_wavenumbers(own.detach(), torch.from_numpy(gain)[None, ..., None])
+    (gradient,) = torch.autograd.grad((own * own.detach()).sum(), x)
+    assert torch.allclose(gradient, again)  # the filter is its own adjoint
+
+
+def test_a_cosine_on_another_grid_gets_the_same_gain() -> None:
+    curve = np.stack([np.linspace(1, 0, 9), np.linspace(2, 1, 9), 1.0 + np.arange(9)])
+    found = []
+    for n in (12, 24):
+        damping, _ = gains(curve, [2 * n], [2.0], 0.5)
+        places = (np.arange(n) + 0.5) / n
+        waves = np.stack([np.cos(np.pi * k * places) for k in (0, 1, 3, 8)], -1)[None]
+        filtered = filter_wavenumbers(torch.from_numpy(waves), torch.from_numpy(damping)[None, :, None]).numpy()
+        found.append((filtered * waves).sum((0, 1)) / (waves**2).sum((0, 1)))
+    assert np.allclose(found[0], curve[0][[0, 1, 2, 4]])  # half a wave goes up
+    assert np.allclose(found[0], found[1])
+
+
+def test_an_uneven_grid_has_no_wavenumbers(wave_store: Any) -> None:
+    store = wave_store((16, 12), periodic=False)
+    adapter = Fields.create({"spectral": 0.5}).fit(store)
+    sample = pair(adapter, store).isel(time=[0])
+    moved = sample["x"].values.copy()
+    moved[3] += 0.02
+    with pytest.raises(InputError, match=r"x.*spacings from 0\.105 to 0\.145"):
+        adapter.initial(sample.assign_coords(x=("x", moved, sample["x"].attrs)))
