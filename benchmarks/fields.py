@@ -176,9 +176,8 @@ def jumping(name: str, recipe: Recipe, store: Store, ours: Any) -> Predictor:
     take all steps in between."""
     fields = {**recipe.domains["fields"], "leads": LEADS}
     recipe = peers.unchained(recipe).model_copy(update={"domains": {**recipe.domains, "fields": fields}})
-    seconds = min(ours.seconds, LONG_LEADS_S)
-    each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, seconds)
-    peers.kept_in(name, recipe, store, seconds).train_missing({(LONG_LEADS, 0): each})
+    each = peers.trainer("sciml", (ours.train.learning_rate, ours.batch), recipe, store, LONG_LEADS_S)
+    peers.kept_in(name, recipe, store, LONG_LEADS_S).train_missing({(LONG_LEADS, 0): each})
     say(f"{name} {LONG_LEADS}: {each.step} steps")
     return each.averaged()
 
