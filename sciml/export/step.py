@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sciml.domains.fields import spectral
 from sciml.domains.fields.adapter import HEAD, LEAD, Fields
+from sciml.domains.fields.grids import is_even
 from sciml.errors import InputError
 from sciml.mixers.radial import LONGEST_DENSE, Radial, axis_waves
 from sciml.operator.lattice import cells_per_token
@@ -20,8 +21,6 @@ from sciml.operator.operator import Operator
 from sciml.predictor import Predictor
 from sciml.tokens import Axis, Conditions, Outputs, State, TokenBatch
 
-EVEN = 1e-3
-"""Coordinates that are off an even spacing by less than this fraction of it count as even: float32 can't say more."""
 MOST_TOKENS = 1 << 18
 FEWEST = 3
 """Tokens along an axis at the coarsest level: with fewer, torch takes other ways through a graph."""
@@ -111,8 +110,9 @@ def form_of(predictor: Predictor, state: State) -> StepForm:
         if axis.coord.shape[0] != 1 or (axis.period is not None and axis.period.ndim != 1):
             raise InputError(batch.sources, key=axis.name, found="coordinates of its own per sample",
                              expected="one grid for all samples of a batch", fix="export and roll out grid by grid")
-        multiple = cells * deepest
-        axes.append(AxisForm(axis.name, axis.unit, axis.period is not None, is_even(axis), cells, multiple,
+        multiple, period = cells * deepest, axis.period
+        even = period is not None and is_even(axis.coord[0, :, 0].cpu(), float(period[0]))
+        axes.append(AxisForm(axis.name, axis.unit, axis.period is not None, even, cells, multiple,
                              FEWEST * multiple, cells * longest))
     advanced = _next(adapter, state)
     wavenumbers = advanced.batch.targets[HEAD].spectrum is not None
@@ -137,15 +137,6 @@ def most_tokens(operator: Operator) -> int:
     own = [LONGEST_DENSE * 2**i for i, level in enumerate(operator.levels)
            if any(isinstance(module, Radial) for module in level.modules())]
     return min(own, default=MOST_TOKENS) // deepest * deepest
-
-
-def is_even(axis: Axis) -> bool:
-    """Whether a periodic axis is evenly spaced: coordinate i is the first one + i · period / n."""
-    if axis.period is None:
-        return False
-    place, spacing = axis.coord[0, :, 0].double(), float(axis.period[0]) / axis.size
-    exact = place[0] + spacing * torch.arange(axis.size, dtype=torch.float64)
-    return bool(((place - exact).abs() <= EVEN * spacing).all())
 
 
 def check_lattice(form: StepForm, sizes: Sequence[int], where: object) -> None:

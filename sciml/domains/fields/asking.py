@@ -14,11 +14,9 @@ from sciml.domains.fields import damping, spectral
 from sciml.domains.fields.baseline import Mean, Persistence
 from sciml.domains.fields.config import Contract
 from sciml.domains.fields.damping import Damping
+from sciml.domains.fields.grids import is_even
 from sciml.errors import InputError
 from sciml.tokens import Axis, Target, TokenBatch
-
-EVEN, ROUNDING = 1e-3, 1e-6
-"""By how much spacings may differ: a part of themselves, and what single precision does to places."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,11 @@ def _by_wavenumber(batch: TokenBatch, known: Contract, leads: Sequence[float], s
 def _repeats(axis: Axis, where: object, unit: float) -> float:
     """`spectral.repeats` of an axis. Raises `InputError` if it is uneven; unit: the reference length."""
     place = axis.coord[0, :, 0].detach().double().cpu().numpy()
-    gaps = np.diff(place)
-    if not np.allclose(gaps, gaps[:1], rtol=EVEN, atol=ROUNDING * np.abs(place).max()):
+    period = None if axis.period is None else float(axis.period.flatten()[0])
+    if not is_even(place, period):
+        gaps = np.diff(place)
         least, most = gaps.min() * unit, gaps.max() * unit
         raise InputError(where, key=axis.name, found=f"spacings from {least:.4g} to {most:.4g}",
                          expected="even ones, as on the grid whose wavenumbers were fitted (domains.fields.spectral)",
                          fix="interpolate it to an even grid")
-    return spectral.repeats(place, None if axis.period is None else float(axis.period.flatten()[0]))
+    return spectral.repeats(place, period)

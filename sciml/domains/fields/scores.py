@@ -11,6 +11,7 @@ from sciml import metrics as formulas
 from sciml.adapter import Metric
 from sciml.domains.fields import measures
 from sciml.domains.fields.config import Contract
+from sciml.domains.fields.grids import is_even
 from sciml.domains.fields.trust import ESTIMATE, RANKS, SPLIT, error_estimate
 
 CHANNELS = "per sample and channel over space, mean over channels, then over samples"
@@ -91,5 +92,4 @@ def _periods(known: Contract) -> list[float]:
 
 def _even(dataset: xr.Dataset, known: Contract) -> bool:
     """Whether all axes of space are evenly spaced, of what has no coordinates too."""
-    gaps = [np.diff(dataset[name].values) for name in known.names]
-    return all(len(gap) == 0 or np.allclose(gap, gap[0], rtol=1e-4, atol=0) for gap in gaps)
+    return all(is_even(dataset[axis.name].values, axis.period) for axis in known.axes)

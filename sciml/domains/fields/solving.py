@@ -11,6 +11,7 @@ from torch import Tensor
 from sciml import registry
 from sciml.domains.fields.config import Contract, Scaling
 from sciml.domains.fields.encode import DOMAIN
+from sciml.domains.fields.grids import is_even
 from sciml.errors import InputError
 from sciml.recipe import Named
 from sciml.solvers import SOLVERS, Given, Solver
@@ -56,15 +57,10 @@ def _given(known: Contract, batch: TokenBatch, rows: Tensor) -> Given:
     parameters = {name: _physical(conditions.vector[f"{DOMAIN}/{name}"][rows], s)
                   for name, s in known.parameters.items()}
     places = [axis.coord[0, :, 0].double() * known.length for axis in batch.axes]
-    uneven = {i: place for i, place in enumerate(places) if not _even(place)}
+    uneven = {i: place for i, place in enumerate(places) if not is_even(place.cpu())}
     return Given(states, forcings, parameters,
                  tuple(_length(axis, place, known.length) for axis, place in zip(batch.axes, places)),
                  tuple(axis.period is not None for axis in batch.axes), uneven)
-
-
-def _even(place: Tensor) -> bool:
-    gaps = place.diff()
-    return bool(gaps.numel()) and bool(((gaps - gaps.mean()).abs() < 1e-3 * gaps.mean()).all())
 
 
 def _length(axis: Axis, place: Tensor, unit: float) -> float:

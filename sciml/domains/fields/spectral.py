@@ -15,6 +15,7 @@ import numpy as np
 
 from sciml.data.store import Store
 from sciml.domains.fields.config import Contract, Leads, fitting
+from sciml.domains.fields.grids import is_even
 
 NEGLIGIBLE = 1e-14
 TIE = 1e-4
@@ -119,7 +120,7 @@ def _curve(power: np.ndarray, modes: np.ndarray) -> np.ndarray:
 def applies(store: Store, contract: Contract) -> bool:
     """Whether the grid is evenly spaced and free of masks and missing cells."""
     meta = store.meta
-    even = all(np.allclose(np.diff(c), np.diff(c)[:1], rtol=1e-6) for c in (store.coord(a.name) for a in contract.axes))
+    even = all(is_even(store.coord(axis.name), axis.period) for axis in contract.axes)
     complete = not contract.masks and all(meta.moments[name].missing == 0 for name in contract.states)
     return even and complete and all(len(store.coord(a.name)) > 1 or a.period is not None for a in contract.axes)
 

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from sciml.domains.fields.config import Contract, GridAxis
+from sciml.domains.fields.grids import is_even
 from sciml.domains.fields.mesh import MEASURE
 from sciml.errors import InputError
 from sciml.metrics import energy_spectrum, power_spectrum
@@ -84,8 +85,8 @@ def _axis(sample: xr.Dataset, axis: GridAxis) -> tuple[np.ndarray, np.ndarray, f
         return np.arange(count, dtype=np.float64), share / share.sum(), None
     place, period = np.asarray(sample[axis.name].values, np.float64), sample[axis.name].attrs.get("period")
     width = cell_widths(torch.tensor(place), period).numpy()
-    even = np.ptp(width) <= 1e-4 * width.mean()
-    return place, width / width.sum(), float(period) if period is not None and even else None
+    waves = float(period) if period is not None and is_even(place, period) else None
+    return place, width / width.sum(), waves
 
 
 @dataclass(frozen=True)

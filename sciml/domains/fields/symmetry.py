@@ -15,6 +15,7 @@ from itertools import permutations, product
 import numpy as np
 
 from sciml.data.schema import StoreMeta, Variable
+from sciml.domains.fields.grids import is_even
 from sciml.errors import InputError
 
 Parts = Mapping[str, tuple[str, int]]
@@ -70,7 +71,8 @@ class Symmetries:
         space = tuple(places)
         asked = [(kind, tuple(axes.split(",")) if axes else None)
                  for kind, _, axes in (name.partition(":") for name in names)]
-        usable = {"shift": [a for a in space if meta.axes[a].period is not None and _even(places[a])],
+        turns = {a: meta.axes[a].period for a in space}
+        usable = {"shift": [a for a in space if turns[a] is not None and is_even(places[a], turns[a])],
                   "flip": [a for a in space if _mirrors(places[a])],
                   "rotate": [a for a in space if any(_equal(meta, places, a, b) for b in space if b != a)]}
         chosen: dict[str, set[str]] = {"shift": set(), "flip": set(), "rotate": set()}
@@ -95,11 +97,6 @@ class Symmetries:
 
 WHY = {"shift": "periodic, evenly spaced axes", "flip": "axes whose spacing is the same from both ends",
        "rotate": "two axes of equal size, spacing and period, the same from both ends"}
-
-
-def _even(place: np.ndarray) -> bool:
-    steps = np.diff(place)
-    return len(steps) == 0 or bool(np.allclose(steps, steps[0], rtol=1e-4, atol=0))
 
 
 def _mirrors(place: np.ndarray) -> bool:
