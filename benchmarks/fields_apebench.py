@@ -51,7 +51,7 @@ say = common.say
 NETWORKS = {"res": "Res;26;8;relu", "unet": "UNet;12;2;relu", "fno": "FNO;12;18;4;gelu"}
 """By kind, at the sizes of APEBench's own study in one dimension; the same strings in two."""
 RATES, BATCHES = (1e-3, 3e-3, 1e-2), (20, 8)
-OUR_RATES, OUR_BATCHES = (2e-3, 4e-3, 8e-3), (16, 8)
+OUR_RATES, OUR_BATCHES = (5e-4, 1e-3, 2e-3), (8, 16)
 HELD_OUT = 5
 """Training trajectories that validate."""
 GMEAN_STEPS = 100

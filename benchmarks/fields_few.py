@@ -1,7 +1,7 @@
 """Few trajectories: a checkpoint pretrained on other equations beside training from scratch and neuraloperator's FNO.
 
 Equations are told apart by the coefficients of ``u_t = Σ a_j ∂^j u − b u u_x + q u² + c u³``, which every model is
-given (`sciml.data.builders.semilinear`; all on one period, grid and time step, where only coefficients matter). Eight
+given (`sciml.data.builders.semilinear`; all on one period, grid and time step, where only coefficients matter). Ten
 equations with random coefficients are pretrained on in one mixture (``configs/fields_foundation.yaml``); two that are
 not among them, Allen–Cahn and Kuramoto–Sivashinsky, are learnt from 16, 64 and 256 trajectories (nested; the same
 validation and test), by fine-tuning, from scratch and by FNO, for the same CPU seconds on one thread. Samples are
@@ -61,7 +61,7 @@ ENCODED: dict[tuple[str, str], list[TokenBatch]] = {}
 
 
 FAMILY, SEED = "semilinear_family", 0
-COUNTS = {FAMILY: (1024, 64, 64), "allen_cahn": (256, 32, 64), "kuramoto_sivashinsky": (256, 32, 64)}
+COUNTS = {FAMILY: (5120, 80, 80), "allen_cahn": (256, 32, 64), "kuramoto_sivashinsky": (256, 32, 64)}
 """Trajectories to train, validate and test on."""
 UNSEEN = tuple(COUNTS)[1:]
 COMMON = {"length": 40.0, "frame_dt": 2.0, "resolution": CELLS, "solve_resolution": 128, "block": 128}
@@ -80,6 +80,13 @@ def equations() -> dict[str, Draw]:
         s, alpha = rate(rng), one(0.1, 0.4)(rng)
         return {"a0": -s * alpha, "a2": one(0.3, 1.0)(rng), "q": s * (1 + alpha), "c": -s}
 
+    def hadeler_rothe(rng: np.random.Generator) -> Mapping[str, float]:  # u (1 − u) (1 + ν u)
+        s, nu = one(0.1, 0.5)(rng), one(2.0, 5.0)(rng)
+        return {"a0": s, "a2": one(0.3, 1.0)(rng), "q": s * (nu - 1), "c": -s * nu}
+
+    def burgers_huxley(rng: np.random.Generator) -> Mapping[str, float]:
+        return {**nagumo(rng), "b": one(0.4, 1.2)(rng)}
+
     def swift_hohenberg(rng: np.random.Generator) -> Mapping[str, float]:
         s = rate(rng)
         return {"a0": s * (one(0.2, 0.9)(rng) - 1), "a2": -2 * s, "a4": -s, "q": s * one(-1, 1)(rng), "c": -s}
@@ -96,7 +103,8 @@ def equations() -> dict[str, Draw]:
             "hyperviscous_burgers": drawn(a4=(-1.0, -0.3), b=(0.4, 1.2)),
             "kdv_burgers": drawn(a2=(0.1, 0.6), a3=(-1, 1), b=(0.4, 1.2)),
             "burgers_sivashinsky": drawn(a0=(0.02, 0.12), a2=(0.4, 1.2), b=(0.4, 1.2)),
-            "nagumo": nagumo, "swift_hohenberg": swift_hohenberg, "nikolaevskiy": nikolaevskiy}
+            "nagumo": nagumo, "hadeler_rothe": hadeler_rothe, "burgers_huxley": burgers_huxley,
+            "swift_hohenberg": swift_hohenberg, "nikolaevskiy": nikolaevskiy}
 
 
 def options(name: str) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def options(name: str) -> dict[str, Any]:
     if name == FAMILY:
         rng, makers = np.random.default_rng(SEED), list(equations().values())
         rows = [makers[i % len(makers)](rng) for i in range(sum(COUNTS[name]))]
-        own = {"frames": 11, "spin_up": 2.0}
+        own = {"frames": 6, "spin_up": 2.0, "harmonics": 12}
     elif name == "allen_cahn":  # a front is √(2 a₂) wide; one time unit of u_t = D u_xx + u − u³ a frame
         rows = [{"a0": 0.5, "a2": 800 * d, "c": -0.5} for d in (4e-4, 6e-4, 8e-4)]
         own = {"frames": 6, "spin_up": 1.0, "harmonics": 12}
