@@ -94,7 +94,7 @@ CASES = {
     "wave": Case("wave", 600.0),
     "darcy": Case("elliptic", 600.0, steps=0),
 }
-FURTHER = {"channel": 1200.0, "few": 45.0, "apebench": 60.0}
+FURTHER = {"channel": 400.0, "few": 45.0, "apebench": 60.0}
 """Seconds of the parts that have a script and settings of their own."""
 
 
