@@ -215,6 +215,15 @@ def test_uneven_walls_are_mirrored_only_if_they_look_the_same_from_both_ends() -
         meta.symmetries("flip:y")
 
 
+def test_a_ring_is_shifted_only_where_its_places_fill_the_period() -> None:
+    meta = Meta({"x": 6}, {"u": ("", ())})
+    assert meta.symmetries("shift").rolls == (6,)
+    meta.places["x"] = np.linspace(0, 6 / 8, 6)  # the first cell again at the end
+    assert meta.symmetries("shift").rolls == (1,)
+    with pytest.raises(InputError, match="evenly spaced"):
+        meta.symmetries("shift:x")
+
+
 def test_steady_problems_are_turned_with_their_coefficients(tmp_path: Path) -> None:
     store = poisson_store(tmp_path)
     windows = Fields.create({"augment": ["flip", "rotate"]}).open(store, "train", train=True)
