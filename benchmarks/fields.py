@@ -215,25 +215,35 @@ def long_rollout(each: Any, store: Store) -> dict[str, float]:
     """Beside the solver, from the same states: finite steps (the fewest of all trajectories), mean correlation time
     and, if all are finite, the largest factor between the mean energy spectra over the second half, up to half the
     Nyquist wavenumber."""
-    adapter, spectra, finite, known = each.adapter, [], LONG, []
     truth = solver_rollout(store.url)
-    for sample, true in zip(adapter.starts(store, "test")[:LONG_STARTS], truth):
-        states: list[Any] = []
-        with suppress(BlowUp):
-            states.extend(rollout(each.predictor, adapter.initial(sample), LONG))
-        finite = min(finite, len(states))
-        frames = np.concatenate([adapter.observe(state)["vorticity"].values for state in states])
-        known.append(float(correlation_time(correlation(frames, true[:len(frames)], keep=1), store.meta.dt or 1.0)))
-        if len(states) == LONG:
-            spectra.append(energy_spectrum(frames[LONG // 2:], (1.0, 1.0))[1].mean(0))
+    frames = followed(each.predictor, store, LONG, len(truth))
+    lengths = [int(np.isfinite(one).all((1, 2)).sum()) for one in frames]
+    known = [float(correlation_time(correlation(one[:n], true[:n], keep=1), store.meta.dt or 1.0))
+             for one, true, n in zip(frames, truth, lengths)]
+    finite = min(lengths)
     result = {f"rollout_{LONG}/finite_steps": float(finite),
               f"rollout_{LONG}/correlation_time": float(np.mean(known))}
     if finite < LONG:
         return result
     reference = energy_spectrum(truth[:, LONG // 2:].reshape(-1, *truth.shape[2:]), (1.0, 1.0))[1].mean(0)
     half = (len(reference) - 1) // 2
-    ratio = (np.mean(spectra, axis=0) / reference)[1: half + 1]
+    ours = energy_spectrum(frames[:, LONG // 2:].reshape(-1, *frames.shape[2:]), (1.0, 1.0))[1].mean(0)
+    ratio = (ours / reference)[1: half + 1]
     return result | {f"rollout_{LONG}/spectrum_ratio": float(np.maximum(ratio, 1 / ratio).max())}
+
+
+def followed(predictor: Predictor, store: Store, steps: int, count: int) -> np.ndarray:
+    """Vorticity ``(count, steps, x, y)`` of rollouts from the first test states, NaN from where one blew up."""
+    adapter: Any = predictor.adapter("fields")
+    found = []
+    for sample in adapter.starts(store, "test")[:count]:
+        frames = np.full((steps, *(sample.sizes[axis] for axis in "xy")), np.nan)
+        with suppress(BlowUp):
+            for state in rollout(predictor, adapter.initial(sample), steps):
+                frames[state.step - 1] = adapter.observe(state)["vorticity"].transpose(..., "x", "y").values.reshape(
+                    frames.shape[1:])
+        found.append(frames)
+    return np.stack(found)
 
 
 @lru_cache(maxsize=1)

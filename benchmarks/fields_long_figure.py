@@ -9,37 +9,19 @@ vorticity, with the largest one of the training split.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from sciml.assets import config
 from sciml.cli.bench import load_script
-from sciml.data.store import Store
 from sciml.metrics import relative_l2
 from sciml.recipe import load_recipe
-from sciml.rollout import BlowUp, rollout
 
 fields = load_script(Path(__file__).with_name("fields.py"))
 NAME, SHOWN = "navier_stokes", 150
 MODELS = {"sciml": ("sciml", "C0"), "fno": ("FNO", "C3"), "tfno": ("TFNO", "C1")}
-
-
-def followed(each: Any, store: Store, steps: int, count: int) -> np.ndarray:
-    """``(count, steps, x, y)``, NaN from where a rollout blew up."""
-    adapter, found = each.adapter, []
-    for sample in adapter.starts(store, "test")[:count]:
-        states: list[np.ndarray] = []
-        with suppress(BlowUp):
-            for state in rollout(each.averaged(), adapter.initial(sample), steps):
-                states.append(adapter.observe(state)["vorticity"].values[0])
-        frames = np.full((steps, *states[0].shape[-2:]), np.nan)
-        frames[:len(states)] = np.stack(states).reshape(len(states), *frames.shape[1:])
-        found.append(frames)
-    return np.stack(found)
 
 
 @click.command()
@@ -53,7 +35,7 @@ def main(out: Path, seconds: float) -> None:
     runs = fields.trained(NAME, load_recipe(config(NAME)), store, seconds, 1, tuple(MODELS))
     truth = fields.solver_rollout(store.url)
     curves = {"solver": (truth, "0.6")} | {
-        label: (followed(runs[kind, 0], store, fields.LONG, len(truth)), colour)
+        label: (fields.followed(runs[kind, 0].averaged(), store, fields.LONG, len(truth)), colour)
         for kind, (label, colour) in MODELS.items()}
     drawing = Figure(figsize=(10, 5.6), layout="constrained")
     above, below = drawing.subfigures(2, 1, height_ratios=(1, 1.15))
