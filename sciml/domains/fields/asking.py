@@ -76,7 +76,7 @@ def _repeats(axis: Axis, where: object, unit: float) -> float:
     place = axis.coord[0, :, 0].detach().double().cpu().numpy()
     period = None if axis.period is None else float(axis.period.flatten()[0])
     if not is_even(place, period):
-        gaps = np.diff(place)
+        gaps = np.diff(place, append=[] if period is None else [place[0] + period])
         least, most = gaps.min() * unit, gaps.max() * unit
         raise InputError(where, key=axis.name, found=f"spacings from {least:.4g} to {most:.4g}",
                          expected="even ones, as on the grid whose wavenumbers were fitted (domains.fields.spectral)",

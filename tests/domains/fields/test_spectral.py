@@ -153,3 +153,13 @@ def test_an_uneven_grid_has_no_wavenumbers(wave_store: Any) -> None:
     moved[3] += 0.02
     with pytest.raises(InputError, match=r"x.*spacings from 0\.105 to 0\.145"):
         adapter.initial(sample.assign_coords(x=("x", moved, sample["x"].attrs)))
+
+
+def test_a_ring_whose_end_is_not_a_spacing_away_has_none(wave_store: Any) -> None:
+    store = wave_store((16, 12), periodic=True)
+    adapter = Fields.create({"spectral": 0.5}).fit(store)
+    sample = pair(adapter, store).isel(time=[0])
+    place = sample["x"].values.copy()
+    spacing = float(np.diff(place).mean())
+    with pytest.raises(InputError, match=rf"x.*spacings from {spacing:.4g} to {2 * spacing:.4g}"):
+        adapter.initial(sample.isel(x=slice(0, -1)))
