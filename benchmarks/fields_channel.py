@@ -21,7 +21,7 @@ each other is said beside (`spread`). Velocities are in u_τ: wall units.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -110,33 +110,40 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
 def truth(recipe: Recipe, store: Store, steps: int) -> list[Followed]:
     """The solver from the states that models start from, and as far; its statistics as ``whole``. What is kept in
     `peers.RUNS` isn't solved again."""
-    predictor, made = peers.make_predictor("sciml", recipe, store), validate(
-        channel.Options, read_source(dataset("channel")).options, where="datasets/channel")
+    predictor, made = peers.make_predictor("sciml", recipe, store), options()
     starts, parts = predictor.adapter("fields").starts(store, "test"), list[Followed]()
     for index, block in enumerate(starts.blocks[:STARTS]):
         part = follow(predictor, starts, index, Plan(1))
         place = peers.kept_in("channel_solver", recipe, store, steps).folder / f"{index}.npz"
         if not place.exists():
             first = np.stack([store.read(name, block.group, block.start, block.start + 1)[0] for name in STATES])
-            keep(solver_rollout(made, part.layout, first, steps), place)
-        parts.append(replace(part, steps=steps, gathered={"whole": kept(part.layout, place)}))
+            save(solver_rollout(made, part.layout, first, steps), place)
+        parts.append(replace(part, steps=steps, gathered={"whole": load(part.layout, place)}))
     return parts
 
 
-def solver_rollout(made: Any, layout: Layout, first: np.ndarray, steps: int) -> Statistics:
+def options() -> channel.Options:
+    """Of the data set."""
+    return validate(channel.Options, read_source(dataset("channel")).options, where="datasets/channel")
+
+
+def solver_rollout(made: channel.Options, layout: Layout, first: np.ndarray, steps: int) -> Statistics:
     """Of the states after 1, 2, … `steps` frames; first: ``(3, x, y, z)``."""
     viscosity = 1 / float(np.atleast_1d(made.friction_reynolds)[0])
-    grid, found = made.flow_grid, list[Statistics]()
-    flow = channel.staggered(grid, torch.from_numpy(first.astype(np.float64)), viscosity)
-    for step in range(steps):
-        flow = channel.solver.advance(grid, flow, made.frame_dt, viscosity)
-        found = [reduce(merge, [*found, one(layout, channel.collocated(grid, flow).numpy())])]
-        if step % 200 == 0:
-            common.say(f"channel: the solver is at frame {step} of {steps}")
-    return found[0]
+
+    def states() -> Iterator[Statistics]:
+        flow = channel.staggered(made.flow_grid, torch.from_numpy(first.astype(np.float64)), viscosity)
+        for step in range(steps):
+            flow = channel.solver.advance(made.flow_grid, flow, made.frame_dt, viscosity)
+            yield one(layout, channel.collocated(made.flow_grid, flow).numpy())
+            if step % 200 == 0:
+                common.say(f"channel: the solver is at frame {step} of {steps}")
+
+    return reduce(merge, states())
 
 
-def keep(found: Statistics, place: Path) -> None:
+def save(found: Statistics, place: Path) -> None:
+    """All but the layout, atomically."""
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_suffix(".part.npz")
     spectra = {f"{part}:{name}": getattr(own, part) for name, own in found.spectra.items() for part in ("k", "power")}
@@ -144,7 +151,8 @@ def keep(found: Statistics, place: Path) -> None:
     aside.rename(place)
 
 
-def kept(layout: Layout, place: Path) -> Statistics:
+def load(layout: Layout, place: Path) -> Statistics:
+    """What `save` wrote."""
     with np.load(place) as found:
         names = [key.removeprefix("k:") for key in found.files if key.startswith("k:")]
         spectra = {name: Spectrum(found[f"k:{name}"], found[f"power:{name}"]) for name in names}
@@ -229,13 +237,13 @@ def cost(predictor: Predictor, sample: Any, count: int = 5) -> float:
 def solver_cost(count: int = 5) -> float:
     """CPU seconds that the solver, in float64, takes from one frame to the next; from the flow that a spin-up starts
     with."""
-    options = validate(channel.Options, read_source(dataset("channel")).options, where="datasets/channel")
-    reynolds = float(np.atleast_1d(options.friction_reynolds)[0])
-    grid, flow = options.flow_grid, channel.initial(options, 0, reynolds)
-    flow = channel.solver.advance(grid, flow, options.frame_dt, 1 / reynolds)
+    made = options()
+    reynolds = float(np.atleast_1d(made.friction_reynolds)[0])
+    grid, flow = made.flow_grid, channel.initial(made, 0, reynolds)
+    flow = channel.solver.advance(grid, flow, made.frame_dt, 1 / reynolds)
     began = time.process_time()
     for _ in range(count):
-        flow = channel.solver.advance(grid, flow, options.frame_dt, 1 / reynolds)
+        flow = channel.solver.advance(grid, flow, made.frame_dt, 1 / reynolds)
     return (time.process_time() - began) / count
 
 

@@ -62,6 +62,6 @@ def test_its_statistics_are_those_of_its_states(script: Any) -> None:
 
 def test_they_are_kept_as_they_were(script: Any, tmp_path: Path) -> None:
     found = script.solver_rollout(MADE, layout(), first(), 2)
-    script.keep(found, tmp_path / "deep" / "0.npz")
-    same(script.kept(layout(), tmp_path / "deep" / "0.npz"), found)
+    script.save(found, tmp_path / "deep" / "0.npz")
+    same(script.load(layout(), tmp_path / "deep" / "0.npz"), found)
     assert [each.name for each in (tmp_path / "deep").iterdir()] == ["0.npz"]
