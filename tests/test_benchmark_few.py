@@ -31,12 +31,10 @@ def test_equations_are_well_posed_and_say_all_coefficients(few: Any) -> None:
 
 
 def test_what_is_fine_tuned_on_was_never_pretrained_on(few: Any) -> None:
-    """Kuramoto-Sivashinsky: convection and a₂ < 0. Allen-Cahn: growth, a cubic sink and nothing quadratic; what grows
-    and has a cubic sink (Hadeler and Rothe's) has a quadratic term at least as large as its growth."""
+    """Kuramoto-Sivashinsky: convection and a₂ < 0. Allen-Cahn: growth and a cubic sink."""
     seen = coefficients(Options(**few.options(few.FAMILY)), 0, sum(few.COUNTS[few.FAMILY]))
     assert not ((seen["linear_2"] < 0) & (seen["convection"] != 0)).any()
-    grows = (seen["linear_0"] > 0) & (seen["cubic"] < 0)
-    assert (seen["quadratic"] >= seen["linear_0"])[grows].all()
+    assert not ((seen["linear_0"] > 0) & (seen["cubic"] < 0)).any()
     chaos, bistable = (coefficients(Options(**few.options(name)), 0, 1) for name in few.UNSEEN[::-1])
     assert chaos["linear_2"][0] < 0 < chaos["convection"][0]
     assert bistable["cubic"][0] < 0 == bistable["quadratic"][0] < bistable["linear_0"][0]
