@@ -30,13 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciml.assets import config, dataset
+from sciml.assets import config
 from sciml.cards.fields import entries
 from sciml.cards.fields_rollouts import Followed, Plan, follow
 from sciml.cli.bench import load_script
 from sciml.data.builders import channel
 from sciml.data.builders.channel import STATES
-from sciml.data.source import read_source
 from sciml.data.store import Store
 from sciml.domains.fields.statistics import Layout, Spectrum, Statistics, merge, one
 from sciml.losses import relative_l2
@@ -77,12 +76,13 @@ class Rolled:
 def measure(bench: Bench, seconds: float, seeds: int) -> None:
     """Tune, train, roll out; rows ``channel/rollout_2000/*`` beside the FNO's, ``channel/spread/*`` of the truth."""
     recipe, store = load_recipe(config("channel")), common.store_of("channel")
-    starts = peers.make_predictor("sciml", recipe, store).adapter("fields").starts(store, "test")
+    untrained = peers.make_predictor("sciml", recipe, store)
+    starts = untrained.adapter("fields").starts(store, "test")
     steps = TIMES * (min(block.stop - block.start for block in starts.blocks) - 1)
     rollouts = f"channel/rollout_{steps}"
     if common.measured(bench, f"{rollouts}/finite_steps", NAMES[peers.CHAINED]) is not None:
         return
-    parts = truth(recipe, store, steps)
+    parts = truth(untrained, starts, peers.kept_in("channel_solver", recipe, store, steps).folder, steps)
     for metric, value in spread(parts).items():
         bench.add(Row(metric=f"channel/spread/{metric}", unit="1", ours=value))
     models = trained(recipe, store, seconds, seeds)
@@ -102,29 +102,27 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
             known = np.isfinite(theirs)
             bench.add(Row(metric=f"{rollouts}/{name}", unit=unit, ours=ours, peer=theirs if known else None,
                           peer_name=NAMES[peers.CHAINED] if known else None))
-    bench.add(Row(metric="channel/solver/cost", unit="s", ours=solver_cost()))
+    bench.add(Row(metric="channel/solver/cost", unit="s", ours=solver_cost(options(store))))
     bench.add(Row(metric="channel/training/cpu", unit="s", ours=seconds))
     draw({"solver": solved} | {NAMES[kind]: some[0].whole for kind, some in found.items()}, PICTURE)
 
 
-def truth(recipe: Recipe, store: Store, steps: int) -> list[Followed]:
-    """The solver from the states that models start from, and as far; its statistics as ``whole``. What is kept in
-    `peers.RUNS` isn't solved again."""
-    predictor, made = peers.make_predictor("sciml", recipe, store), options()
-    starts, parts = predictor.adapter("fields").starts(store, "test"), list[Followed]()
+def truth(predictor: Predictor, starts: Any, folder: Path, steps: int) -> list[Followed]:
+    """The solver from the states that models start from, and as far; its statistics as ``whole``. What the folder has
+    isn't solved again."""
+    store, parts = starts.frame.store, list[Followed]()
     for index, block in enumerate(starts.blocks[:STARTS]):
-        part = follow(predictor, starts, index, Plan(1))
-        place = peers.kept_in("channel_solver", recipe, store, steps).folder / f"{index}.npz"
+        part, place = follow(predictor, starts, index, Plan(1)), folder / f"{index}.npz"
         if not place.exists():
             first = np.stack([store.read(name, block.group, block.start, block.start + 1)[0] for name in STATES])
-            save(solver_rollout(made, part.layout, first, steps), place)
+            save(solver_rollout(options(store), part.layout, first, steps), place)
         parts.append(replace(part, steps=steps, gathered={"whole": load(part.layout, place)}))
     return parts
 
 
-def options() -> channel.Options:
-    """Of the data set."""
-    return validate(channel.Options, read_source(dataset("channel")).options, where="datasets/channel")
+def options(store: Store) -> channel.Options:
+    """What the store was made with."""
+    return validate(channel.Options, store.meta.provenance.options, where=store.url)
 
 
 def solver_rollout(made: channel.Options, layout: Layout, first: np.ndarray, steps: int) -> Statistics:
@@ -234,10 +232,9 @@ def cost(predictor: Predictor, sample: Any, count: int = 5) -> float:
     return (time.process_time() - began) / count
 
 
-def solver_cost(count: int = 5) -> float:
+def solver_cost(made: channel.Options, count: int = 5) -> float:
     """CPU seconds that the solver, in float64, takes from one frame to the next; from the flow that a spin-up starts
     with."""
-    made = options()
     reynolds = float(np.atleast_1d(made.friction_reynolds)[0])
     grid, flow = made.flow_grid, channel.initial(made, 0, reynolds)
     flow = channel.solver.advance(grid, flow, made.frame_dt, 1 / reynolds)
