@@ -38,6 +38,7 @@ from sciml.data.builders import channel
 from sciml.data.builders.channel import STATES
 from sciml.data.store import Store
 from sciml.domains.fields.statistics import Layout, Spectrum, Statistics, merge, one
+from sciml.domains.fields.windows import Blocks
 from sciml.losses import relative_l2
 from sciml.packing import collate
 from sciml.predictor import Predictor, forward
@@ -107,7 +108,7 @@ def measure(bench: Bench, seconds: float, seeds: int) -> None:
     draw({"solver": solved} | {NAMES[kind]: some[0].whole for kind, some in found.items()}, PICTURE)
 
 
-def truth(predictor: Predictor, starts: Any, folder: Path, steps: int) -> list[Followed]:
+def truth(predictor: Predictor, starts: Blocks, folder: Path, steps: int) -> list[Followed]:
     """The solver from the states that models start from, and as far; its statistics as ``whole``. What the folder has
     isn't solved again."""
     store, parts = starts.frame.store, list[Followed]()
