@@ -7,9 +7,11 @@ on one thread (data and augmentation included), so that other work on the machin
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from sciml.train import answered, open_sources
 
 SLICE_S = 10.0
 Setting = TypeVar("Setting")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,25 @@ class Plan:
     @classmethod
     def of_environment(cls, parts: Sequence[str], seconds: Mapping[str, float], seeds: int = 1) -> Self:
         """``SCIML_BENCH_PARTS=a,b SCIML_BENCH_SECONDS=a:60 SCIML_BENCH_SEEDS=3`` over the defaults given. Raises
-        `InputError` on a part or budget that there is not."""
+        `InputError` on a part or budget that there is not, or what is no number above 0."""
         chosen = tuple(os.environ.get("SCIML_BENCH_PARTS", ",".join(parts)).split(","))
-        given = dict(each.split(":") for each in filter(None, os.environ.get("SCIML_BENCH_SECONDS", "").split(",")))
+        written = filter(None, os.environ.get("SCIML_BENCH_SECONDS", "").split(","))
+        given = {name: value for name, _, value in (each.partition(":") for each in written)}
         for key, names, known in (("SCIML_BENCH_PARTS", chosen, parts), ("SCIML_BENCH_SECONDS", given, tuple(seconds))):
             if unknown := set(names) - set(known):
                 raise InputError("environment", key=key, found=", ".join(sorted(unknown)),
                                  expected=", ".join(known), fix="correct the name")
-        return cls(chosen, dict(seconds) | {key: float(value) for key, value in given.items()},
-                   int(os.environ.get("SCIML_BENCH_SEEDS", str(seeds))))
+        budgets = {name: _positive("SCIML_BENCH_SECONDS", f"{name}:{value}", value, float, "name:seconds")
+                   for name, value in given.items()}
+        count = os.environ.get("SCIML_BENCH_SEEDS", str(seeds))
+        return cls(chosen, dict(seconds) | budgets, _positive("SCIML_BENCH_SEEDS", count, count, int, "a whole number"))
+
+
+def _positive(key: str, found: str, value: str, kind: type[Number], expected: str) -> Number:
+    with suppress(ValueError):
+        if 0 < kind(value) < math.inf:
+            return kind(value)
+    raise InputError("environment", key=key, found=found, expected=f"{expected}, above 0", fix="correct the number")
 
 
 def store_of(name: str) -> Store:

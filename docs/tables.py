@@ -41,13 +41,14 @@ def _table(results: Results) -> str:
     names = ["metric", "unit", "sciml", "peer", "of", "sciml / peer", "95 % of sciml − peer (blocks)"]
     shown = [i for i, _ in enumerate(names) if any(row[i] for row in rows)]
     lines = [_line([cells[i] for i in shown]) for cells in (names, ["---"] * len(names), *rows)]
-    return "\n".join([_head(results), "", *lines])
+    return "\n".join([_head(results, any(f"{row.metric}_std" in figures for row in results.rows)), "", *lines])
 
 
-def _head(results: Results) -> str:
+def _head(results: Results, spread: bool) -> str:
     machine = f"{results.machine.get('processor', 'unknown')}, {results.machine.get('cores', '?')} logical cores"
     versions = [f"{name} {results.versions[name]}" for name in ("torch", "neuraloperator") if name in results.versions]
     seeds = f"mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
+    seeds += ", several where ± is given" * (spread and len(results.seeds) == 1)
     return f"`sciml bench {results.name}`, {results.date[:10]}, {', '.join([machine, *versions, seeds])}:"
 
 

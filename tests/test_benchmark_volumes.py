@@ -162,6 +162,16 @@ def test_an_unknown_part_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch)
         bench.common.Plan.of_environment(bench.PARTS, bench.SECONDS)
 
 
+@pytest.mark.parametrize(("key", "value"), [
+    ("SCIML_BENCH_SECONDS", "dice:abc"), ("SCIML_BENCH_SECONDS", "dice"), ("SCIML_BENCH_SECONDS", "dice:-1"),
+    ("SCIML_BENCH_SECONDS", "dice:inf"), ("SCIML_BENCH_SECONDS", "dice:1:2"), ("SCIML_BENCH_SEEDS", "0"),
+    ("SCIML_BENCH_SEEDS", "1.5")])
+def test_what_is_no_number_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
+    monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match=f"{key}.*{value}.*above 0"):
+        bench.common.Plan.of_environment(bench.PARTS, bench.SECONDS)
+
+
 def test_recipes_are_measured_once_beside_ours(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[str] = []
 
